@@ -1,0 +1,2 @@
+//! relevo-agent
+fn main() {}

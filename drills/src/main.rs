@@ -1,0 +1,2 @@
+//! relevo-drills
+fn main() {}

@@ -1,0 +1,2 @@
+//! relevo-recover
+fn main() {}

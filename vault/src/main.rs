@@ -1,0 +1,2 @@
+//! relevo-vault
+fn main() {}

@@ -1,0 +1,2 @@
+//! relevo-vmm
+fn main() {}
