@@ -54,12 +54,19 @@ COMMANDS
         fail "$path could not be written into $fs" "free some space on the disk image or build it larger (--size)"
 }
 
-# records SEED BYTES: lines as a server's data: the same for the same seed, and about as
-# compressible as such data is.
+# seed_of TEXT: a number that stands for TEXT.
+seed_of() {
+    local digits
+    digits=$(printf '%s\n' "$1" | sha256sum | cut -c 1-7)
+    printf '%s\n' $((16#$digits))
+}
+
+# records SEED BYTES: lines as a server's data has them, the same for the same number SEED, and
+# about as compressible.
 records() {
     perl -e '
         my ($seed, $bytes) = @ARGV;
-        srand(unpack("N", pack("B32", unpack("%32b*", $seed) . "")) ^ unpack("N", substr($seed . "    ", -4)));
+        srand($seed);
         my $written = 0;
         while ($written < $bytes) {
             my $line = sprintf("%08x customer=%06d order=%08x%08x amount=%d.%02d state=%s\n",

@@ -1,0 +1,35 @@
+# `make` alone says what there is. Each target installs what it lacks.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help prerequisites build demo test lint site-kernel demo-disk
+
+# Where rustup puts cargo, ahead of a distribution's older one.
+export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: prerequisites ## Build the five programs (target/release)
+	@cargo build --release --locked --workspace
+
+demo: build ## Show the main job on a real server's disk; DISK=/path/to/disk.raw for your own
+	@DISK='$(DISK)' tests/demo/run
+
+test: prerequisites site-kernel demo-disk ## Run every test, those with a real guest included
+	@cargo test --locked --workspace
+
+lint: prerequisites ## Check format, lints and documentation
+	@cargo fmt --all --check
+	@cargo clippy --locked --workspace --all-targets -- -D warnings
+	@RUSTDOCFLAGS=-Dwarnings cargo doc --locked --no-deps --workspace --quiet
+
+prerequisites: ## Install the packages and the Rust that are missing
+	@tests/install-prerequisites
+
+site-kernel: prerequisites ## Build the site kernel, once (about 9 minutes of processor time)
+	@tests/site-kernel/build
+
+demo-disk: prerequisites ## Build the server that demo and tests image, once (about 4 minutes)
+	@tests/demo-disk/build --base-only
