@@ -40,7 +40,7 @@ check_file_system() {
 }
 
 # put FILE PATH MODE FS: replaces PATH in the file system FS and proves that it did, because
-# debugfs reports failure only in words.
+# debugfs reports failure only in words. It does not follow a symbolic link on the way (/sbin).
 put() {
     local file=$1 path=$2 mode=$3 fs=$4
     debugfs -w -f - "$fs" >/dev/null 2>&1 <<COMMANDS
