@@ -1,1 +1,16 @@
-//! tests
+//! A laboratory for whole-process tests: the real binaries, a vault on loopback, an enrolled
+//! agent and recovery site, real disks.
+//!
+//! * [`binaries`]: finds the programs under test.
+//! * [`program`]: runs one to its end, or in the background until dropped.
+//! * [`lab`]: a vault with an agent and a recovery site, torn down whatever happens.
+//! * [`disks`]: the demo server's disk and the site kernel, made once and cached.
+//! * [`suite`]: runs cases; one that needs what the host lacks is counted as ignored and says why.
+//!
+//! Invariant: a test leaves no process, mount, network device or namespace behind.
+
+pub mod binaries;
+pub mod disks;
+pub mod lab;
+pub mod program;
+pub mod suite;

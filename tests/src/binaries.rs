@@ -1,0 +1,27 @@
+//! Finds the programs under test beside the test itself.
+
+use std::path::{Path, PathBuf};
+
+/// The program `name` that was built with this test.
+///
+/// # Panics
+/// When it was not built: `cargo build --workspace --bins` does.
+pub fn path(name: &str) -> PathBuf {
+    let test = std::env::current_exe().unwrap_or_default();
+    // target/PROFILE/deps/TEST-HASH → target/PROFILE
+    let profile = test.ancestors().nth(2).unwrap_or(Path::new("."));
+    let program = profile.join(name);
+    assert!(
+        program.exists(),
+        "{} is not built: run 'cargo build --workspace --bins' first",
+        program.display()
+    );
+    program
+}
+
+/// The root of the source tree.
+pub fn source_root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap_or(Path::new("."))
+}
