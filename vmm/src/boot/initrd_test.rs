@@ -1,0 +1,87 @@
+//! Guards the walk over an initramfs of several segments.
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+
+fn entry(name: &str, body: &[u8]) -> Vec<u8> {
+    let mut out = b"070701".to_vec();
+    let fields = [
+        1,
+        0o100644,
+        0,
+        0,
+        1,
+        0,
+        body.len(),
+        0,
+        0,
+        0,
+        0,
+        name.len() + 1,
+        0,
+    ];
+    for field in fields {
+        out.extend(format!("{field:08X}").bytes());
+    }
+    out.extend(name.bytes().chain([0]));
+    pad(&mut out);
+    out.extend(body);
+    pad(&mut out);
+    out
+}
+
+fn archive(name: &str) -> Vec<u8> {
+    [entry(name, b"contents"), entry("TRAILER!!!", b"")].concat()
+}
+
+fn joined(segments: &[&[u8]]) -> Result<Vec<u8>, InitrdError> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("initrd");
+    std::fs::write(&path, segments.concat()).unwrap();
+    join(&[path], true)
+}
+
+#[test]
+fn a_plain_segment_then_padding_then_a_packed_one() {
+    let (early, main) = (archive("early"), archive("main"));
+    let packed = zstd::encode_all(&main[..], 1).unwrap();
+    let out = joined(&[&early, &[0; 512], &packed]).unwrap();
+    assert_eq!(out, [early, main].concat());
+}
+
+#[test]
+fn two_packed_segments_without_padding() {
+    let (one, two) = (archive("one"), archive("two"));
+    let packed = [&one, &two].map(|a| zstd::encode_all(&a[..], 1).unwrap());
+    assert_eq!(
+        joined(&[&packed[0], &packed[1]]).unwrap(),
+        [one, two].concat()
+    );
+}
+
+#[test]
+fn a_damaged_segment_is_named_by_its_place() {
+    let early = archive("early");
+    let packed = zstd::encode_all(&archive("main")[..], 1).unwrap();
+    let error = joined(&[&early, &packed[..packed.len() - 9]]).unwrap_err();
+    assert!(
+        matches!(error, InitrdError::Segment { offset, .. } if offset == early.len()),
+        "{error:?}"
+    );
+}
+
+#[test]
+fn what_is_not_understood_is_left_to_the_guest() {
+    assert_eq!(joined(&[b"BZh9 and so on.."]).unwrap(), b"BZh9 and so on..");
+    assert_eq!(joined(&[b"something!!!"]).unwrap(), b"something!!!");
+}
+
+#[test]
+fn files_follow_each_other_on_four_byte_borders() {
+    let dir = tempfile::tempdir().unwrap();
+    let paths = ["a", "b"].map(|n| dir.path().join(n));
+    for path in &paths {
+        std::fs::write(path, b"12345").unwrap();
+    }
+    assert_eq!(join(&paths, false).unwrap(), b"12345\0\0\x0012345\0\0\0");
+}

@@ -1,0 +1,89 @@
+//! What each vCPU says of itself when asked by CPUID.
+//!
+//! The guest gets what KVM can offer on this host, with its own place in the machine's
+//! topology and without what the VMM does not provide. References are to the Intel SDM,
+//! vol. 2A, CPUID.
+
+use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
+use kvm_ioctls::{Cap, Kvm};
+
+/// Leaf 1, ECX: the time-stamp counter can set off the local APIC's timer.
+const TSC_DEADLINE: u32 = 1 << 24;
+/// Leaf 1, ECX: there is a hypervisor.
+const HYPERVISOR: u32 = 1 << 31;
+/// Leaf 1, EDX: EBX holds a count of logical processors.
+const HTT: u32 = 1 << 28;
+
+/// The host's offer, from which each vCPU's answers are made.
+#[derive(Clone)]
+pub struct Template(Vec<kvm_cpuid_entry2>);
+
+impl Template {
+    /// Asks KVM what it supports.
+    pub fn supported(kvm: &Kvm) -> Result<Self, kvm_ioctls::Error> {
+        let mut entries = kvm
+            .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)?
+            .as_slice()
+            .to_vec();
+        // This bit is not in the list: it depends on who emulates the local APIC.
+        if kvm.check_extension(Cap::TscDeadlineTimer) {
+            for entry in entries.iter_mut().filter(|e| e.function == 1) {
+                entry.ecx |= TSC_DEADLINE;
+            }
+        }
+        Ok(Self(entries))
+    }
+
+    /// Changes entries, for hosts that need it.
+    pub fn adjust(&mut self, mut change: impl FnMut(&mut kvm_cpuid_entry2)) {
+        self.0.iter_mut().for_each(&mut change);
+    }
+
+    /// The answers of vCPU number `index` of `count`.
+    pub fn for_vcpu(&self, index: u8, count: u8) -> Result<CpuId, kvm_ioctls::Error> {
+        let mut entries = self.0.clone();
+        for entry in &mut entries {
+            place(entry, index, count);
+        }
+        // The list came from KVM and did not grow, so it fits.
+        CpuId::from_entries(&entries).map_err(|_| kvm_ioctls::Error::new(libc::E2BIG))
+    }
+}
+
+/// Writes the vCPU's place in the machine into one entry: one socket of `count` cores,
+/// each of one thread.
+fn place(entry: &mut kvm_cpuid_entry2, index: u8, count: u8) {
+    let id_bits = u8::BITS - count.saturating_sub(1).leading_zeros();
+    match entry.function {
+        1 => {
+            entry.ecx |= HYPERVISOR;
+            entry.ebx = (entry.ebx & 0xffff) | u32::from(count) << 16 | u32::from(index) << 24;
+            if count > 1 {
+                entry.edx |= HTT;
+            } else {
+                entry.edx &= !HTT;
+            }
+        }
+        // Deterministic cache parameters: a level-3 cache is shared by all cores.
+        4 if entry.eax & 0x1f != 0 => {
+            let level = (entry.eax >> 5) & 7;
+            let sharing = if level >= 3 { (1 << id_bits) - 1 } else { 0 };
+            let cores = (1_u32 << id_bits) - 1;
+            entry.eax = (entry.eax & 0x3fff) | sharing << 14 | cores << 26;
+        }
+        // Extended topology: level 0 is threads, level 1 cores.
+        0xb | 0x1f => {
+            entry.edx = u32::from(index);
+            (entry.eax, entry.ebx, entry.ecx) = match entry.index {
+                0 => (0, 1, 1 << 8),
+                1 => (id_bits, u32::from(count), 2 << 8 | 1),
+                other => (0, 0, other),
+            };
+        }
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+#[path = "cpuid_test.rs"]
+mod tests;
