@@ -22,6 +22,7 @@ demo: build ## Show the main job on a real server's disk; DISK=/path/to/disk.raw
 
 test: prerequisites site-kernel demo-disk ## Run every test, those with a real guest included
 	@$(if $(TEST_RUNNER),CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER='$(TEST_RUNNER)') cargo test --locked --workspace
+	@tests/demo-disk/test
 
 lint: prerequisites ## Check format, lints and documentation
 	@cargo fmt --all --check
