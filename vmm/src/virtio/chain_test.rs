@@ -52,7 +52,8 @@ fn a_chain_is_split_by_direction() {
 fn chains_that_lie_are_refused() {
     let memory = ram();
     let beyond = 64 << 20;
-    let cases: [(&str, &[(u64, u32, u16, u16)], ChainError); 6] = [
+    type Descriptor = (u64, u32, u16, u16);
+    let cases: [(&str, &[Descriptor], ChainError); 6] = [
         (
             "outside RAM",
             &[(beyond, 1, 0, 0)],

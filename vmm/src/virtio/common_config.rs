@@ -112,7 +112,7 @@ impl CommonConfig {
             [a, b] => self.write_u16(offset, u16::from_le_bytes([a, b])),
             [a, b, c, d] => self.write_u32(offset, u32::from_le_bytes([a, b, c, d])),
             [a, b, c, d, e, f, g, h]
-                if (QUEUE_DESC..QUEUE_END).contains(&offset) && offset % 8 == 0 =>
+                if (QUEUE_DESC..QUEUE_END).contains(&offset) && offset.is_multiple_of(8) =>
             {
                 self.write_u32(offset, u32::from_le_bytes([a, b, c, d]));
                 self.write_u32(offset + 4, u32::from_le_bytes([e, f, g, h]));
@@ -193,7 +193,7 @@ impl CommonConfig {
         let Some(queue) = self.idle_queue() else {
             return;
         };
-        let (low, high) = if offset % 8 == 0 {
+        let (low, high) = if offset.is_multiple_of(8) {
             (Some(value), None)
         } else if offset % 8 == 4 {
             (None, Some(value))

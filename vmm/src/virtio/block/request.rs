@@ -136,7 +136,7 @@ fn perform(
 
 fn each_range(disk: &Disk, kind: u32, mut readable: Buffers<'_>) -> Result<(), Failure> {
     let count = readable.len() / RANGE_SIZE;
-    if count == 0 || count > MAX_RANGES as usize || readable.len() % RANGE_SIZE != 0 {
+    if count == 0 || count > MAX_RANGES as usize || !readable.len().is_multiple_of(RANGE_SIZE) {
         return Err(Failure::Invalid("a list of ranges of the wrong length"));
     }
     for _ in 0..count {
@@ -168,7 +168,7 @@ fn each_range(disk: &Disk, kind: u32, mut readable: Buffers<'_>) -> Result<(), F
 impl Disk {
     /// Checks that `len` bytes from `sector` on lie on the disk; returns their offset.
     fn extent(&self, sector: u64, len: u64) -> Result<u64, Failure> {
-        if len % SECTOR != 0 {
+        if !len.is_multiple_of(SECTOR) {
             return Err(Failure::Invalid("a length that is no multiple of a sector"));
         }
         sector
