@@ -35,6 +35,7 @@ fn bzimage(payload: &[u8]) -> Vec<u8> {
     out[0x202..0x206].copy_from_slice(b"HdrS");
     out[0x206..0x208].copy_from_slice(&0x20f_u16.to_le_bytes());
     out[0x211] = 1;
+    out[0x214..0x218].copy_from_slice(&0x10_0000_u32.to_le_bytes());
     out[0x236] = 1;
     out[0x248..0x24c].copy_from_slice(&16_u32.to_le_bytes());
     out[0x24c..0x250].copy_from_slice(&(payload.len() as u32).to_le_bytes());
