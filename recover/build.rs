@@ -9,13 +9,28 @@ use std::process::{Command, exit};
 
 fn main() {
     println!("cargo::rerun-if-changed=shim");
-    let variable = |name: &str| env::var(name).unwrap_or_else(|_| fail(&format!("{name} is not set")));
+    let variable =
+        |name: &str| env::var(name).unwrap_or_else(|_| fail(&format!("{name} is not set")));
     let output = PathBuf::from(variable("OUT_DIR")).join("relevo-init");
     let status = Command::new(variable("RUSTC"))
-        .args(["--edition=2024", "--crate-type=bin", "--crate-name=relevo_init", "shim/init.rs"])
+        .args([
+            "--edition=2024",
+            "--crate-type=bin",
+            "--crate-name=relevo_init",
+            "shim/init.rs",
+        ])
         .arg(format!("--target={}", variable("TARGET")))
-        .args(["-Ctarget-feature=+crt-static", "-Crelocation-model=static", "-Cpanic=abort"])
-        .args(["-Copt-level=s", "-Cstrip=symbols", "-Clto=fat", "-Ccodegen-units=1"])
+        .args([
+            "-Ctarget-feature=+crt-static",
+            "-Crelocation-model=static",
+            "-Cpanic=abort",
+        ])
+        .args([
+            "-Copt-level=s",
+            "-Cstrip=symbols",
+            "-Clto=fat",
+            "-Ccodegen-units=1",
+        ])
         .arg("-o")
         .arg(&output)
         .status();

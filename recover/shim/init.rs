@@ -31,17 +31,30 @@ const ATTEMPTS: u32 = 300;
 
 /// Entry point that the C library calls; `std` would make a dozen system calls before its own.
 #[unsafe(no_mangle)]
-pub extern "C" fn main(_argc: c_int, argv: *const *const c_char, envp: *const *const c_char) -> c_int {
+pub extern "C" fn main(
+    _argc: c_int,
+    argv: *const *const c_char,
+    envp: *const *const c_char,
+) -> c_int {
     std::panic::set_hook(Box::new(|info| {
-        fail(&format!("internal error: {info}"), "report it with this console output")
+        fail(
+            &format!("internal error: {info}"),
+            "report it with this console output",
+        )
     }));
     let text = match std::fs::read_to_string(PLAN) {
         Ok(text) => text,
-        Err(error) => fail(&format!("{PLAN}: {error}"), "boot with the initramfs segment that recover wrote"),
+        Err(error) => fail(
+            &format!("{PLAN}: {error}"),
+            "boot with the initramfs segment that recover wrote",
+        ),
     };
     let plan = match Instructions::parse(&text) {
         Ok(plan) => plan,
-        Err(error) => fail(&format!("{PLAN}: {error}"), "let the same version of recover write all of the run directory"),
+        Err(error) => fail(
+            &format!("{PLAN}: {error}"),
+            "let the same version of recover write all of the run directory",
+        ),
     };
     for module in &plan.modules {
         if let Err(error) = load_module(module) {
@@ -67,7 +80,10 @@ pub extern "C" fn main(_argc: c_int, argv: *const *const c_char, envp: *const *c
 /// Mounts the root and makes it the root of this process.
 fn enter(root: &Mount, below: &[Mount], links: &[(String, String)]) {
     if let Err(error) = mount("devtmpfs", NEW_DEV, "devtmpfs", 0, "") {
-        fail(&format!("devtmpfs: {error}"), "use a kernel with CONFIG_DEVTMPFS");
+        fail(
+            &format!("devtmpfs: {error}"),
+            "use a kernel with CONFIG_DEVTMPFS",
+        );
     }
     make_links(links);
     mount_device(root, NEW_ROOT);
@@ -76,14 +92,19 @@ fn enter(root: &Mount, below: &[Mount], links: &[(String, String)]) {
     }
     // An image without /dev is unusual but no reason to stop: its init may make one.
     if let Err(error) = mount(NEW_DEV, &format!("{NEW_ROOT}/dev"), "", MS_MOVE, "") {
-        say(&format!("the image's /dev: {error}; going on without device files"));
+        say(&format!(
+            "the image's /dev: {error}; going on without device files"
+        ));
     }
     let entered = change_directory(NEW_ROOT)
         .and_then(|()| mount(".", "/", "", MS_MOVE, ""))
         .and_then(|()| change_root("."))
         .and_then(|()| change_directory("/"));
     if let Err(error) = entered {
-        fail(&format!("entering the root {}: {error}", root.device), "report it with this console output");
+        fail(
+            &format!("entering the root {}: {error}", root.device),
+            "report it with this console output",
+        );
     }
 }
 
@@ -101,7 +122,13 @@ fn mount_device(what: &Mount, at: &str) {
                 } else {
                     "check that the kernel has this file system built in; else choose an older recovery point"
                 };
-                fail(&format!("mounting {} ({}) at {}: {error}", what.device, what.kind, what.path), remedy)
+                fail(
+                    &format!(
+                        "mounting {} ({}) at {}: {error}",
+                        what.device, what.kind, what.path
+                    ),
+                    remedy,
+                )
             }
         }
     }
@@ -127,12 +154,17 @@ fn become_program(program: &str, argv: *const *const c_char, envp: *const *const
         }
     }
     let reason = error.map_or_else(String::new, |e| e.to_string());
-    fail(&format!("cannot start {program}: {reason}"), "check that the right volume is the root; else choose an older recovery point")
+    fail(
+        &format!("cannot start {program}: {reason}"),
+        "check that the right volume is the root; else choose an older recovery point",
+    )
 }
 
 /// Says why nothing more can be done, and resets the machine.
 fn fail(reason: &str, remedy: &str) -> ! {
-    say(&format!("error: {reason}\nrelevo-init: remedy: {remedy}\nrelevo-init: the machine is reset now"));
+    say(&format!(
+        "error: {reason}\nrelevo-init: remedy: {remedy}\nrelevo-init: the machine is reset now"
+    ));
     reset()
 }
 

@@ -65,7 +65,8 @@ impl Instructions {
         }
         let mut plan = Self::default();
         for line in lines.filter(|l| !l.is_empty()) {
-            plan.line(line).ok_or_else(|| format!("cannot understand {line:?}"))?;
+            plan.line(line)
+                .ok_or_else(|| format!("cannot understand {line:?}"))?;
         }
         if plan.exec.is_empty() {
             return Err("no program to start is named".into());
@@ -82,11 +83,16 @@ impl Instructions {
             ("address", [name, address]) => {
                 let (address, prefix) = address.split_once('/')?;
                 let prefix = prefix.parse().ok().filter(|p| *p <= 32)?;
-                self.addresses.push(((*name).into(), parse_ipv4(address)?, prefix));
+                self.addresses
+                    .push(((*name).into(), parse_ipv4(address)?, prefix));
             }
-            ("gateway", [name, address]) => self.gateways.push(((*name).into(), parse_ipv4(address)?)),
+            ("gateway", [name, address]) => {
+                self.gateways.push(((*name).into(), parse_ipv4(address)?))
+            }
             ("link", [name, target]) => self.links.push(((*name).into(), (*target).into())),
-            ("root", [device, kind, mode, options]) => self.mounts.insert(0, mount(device, "/", kind, mode, options)?),
+            ("root", [device, kind, mode, options]) => self
+                .mounts
+                .insert(0, mount(device, "/", kind, mode, options)?),
             ("mount", [device, path, kind, mode, options]) => {
                 self.mounts.push(mount(device, path, kind, mode, options)?);
             }
@@ -104,7 +110,13 @@ fn mount(device: &str, path: &str, kind: &str, mode: &str, options: &str) -> Opt
         _ => return None,
     };
     let options = if options == "-" { "" } else { options };
-    Some(Mount { device: device.into(), path: path.into(), kind: kind.into(), read_only, options: options.into() })
+    Some(Mount {
+        device: device.into(),
+        path: path.into(),
+        kind: kind.into(),
+        read_only,
+        options: options.into(),
+    })
 }
 
 /// Six hexadecimal bytes separated by colons.
@@ -128,7 +140,10 @@ impl fmt::Display for Instructions {
             writeln!(f, "module {module}")?;
         }
         for ([a, b, c, d, e, g], name) in &self.renames {
-            writeln!(f, "rename {a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x} {name}")?;
+            writeln!(
+                f,
+                "rename {a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x} {name}"
+            )?;
         }
         for (name, [a, b, c, d], prefix) in &self.addresses {
             writeln!(f, "address {name} {a}.{b}.{c}.{d}/{prefix}")?;
@@ -141,7 +156,11 @@ impl fmt::Display for Instructions {
         }
         for m in &self.mounts {
             let mode = if m.read_only { "ro" } else { "rw" };
-            let options = if m.options.is_empty() { "-" } else { &m.options };
+            let options = if m.options.is_empty() {
+                "-"
+            } else {
+                &m.options
+            };
             match m.path.as_str() {
                 "/" => writeln!(f, "root {} {} {mode} {options}", m.device, m.kind)?,
                 path => writeln!(f, "mount {} {path} {} {mode} {options}", m.device, m.kind)?,

@@ -47,7 +47,9 @@ pub fn rename(wanted: &[([u8; 6], String)]) {
     if wanted.is_empty() {
         return;
     }
-    let Some(socket) = open_socket() else { return say("no network in this kernel") };
+    let Some(socket) = open_socket() else {
+        return say("no network in this kernel");
+    };
     let mut passing = Vec::new();
     for index in 1..=MOST_INTERFACES {
         if passing.len() == wanted.len() {
@@ -62,7 +64,9 @@ pub fn rename(wanted: &[([u8; 6], String)]) {
         if control(socket, SIOCGIFHWADDR, &mut request.0).is_err() {
             continue;
         }
-        let Some((_, new)) = wanted.iter().find(|(mac, _)| mac == &request.0[18..24]) else { continue };
+        let Some((_, new)) = wanted.iter().find(|(mac, _)| mac == &request.0[18..24]) else {
+            continue;
+        };
         let between = format!("relevo{index}");
         match set_name(socket, &name, &between) {
             Ok(()) => passing.push((between, new)),
@@ -74,14 +78,25 @@ pub fn rename(wanted: &[([u8; 6], String)]) {
             say(&format!("naming a network card {new}: {error}"));
         }
     }
-    for (mac, name) in wanted.iter().filter(|(_, name)| !passing.iter().any(|(_, n)| *n == name)) {
-        say(&format!("no network card has the address {mac:02x?} of {name}"));
+    for (mac, name) in wanted
+        .iter()
+        .filter(|(_, name)| !passing.iter().any(|(_, n)| *n == name))
+    {
+        let mac: Vec<String> = mac.iter().map(|b| format!("{b:02x}")).collect();
+        say(&format!(
+            "no network card has the address {} of {name}",
+            mac.join(":")
+        ));
     }
 }
 
 fn set_name(socket: i32, old: &str, new: &str) -> std::io::Result<()> {
     let name = Request::named(new);
-    control(socket, SIOCSIFNAME, &mut Request::named(old).with(16, &name.0[..16]).0)
+    control(
+        socket,
+        SIOCSIFNAME,
+        &mut Request::named(old).with(16, &name.0[..16]).0,
+    )
 }
 
 /// Gives addresses and default routes, for images in which nothing else does.
@@ -89,13 +104,28 @@ pub fn configure(addresses: &[(String, [u8; 4], u8)], gateways: &[(String, [u8; 
     if addresses.is_empty() {
         return;
     }
-    let Some(socket) = open_socket() else { return say("no network in this kernel") };
+    let Some(socket) = open_socket() else {
+        return say("no network in this kernel");
+    };
     let _ = bring_up(socket, "lo");
     for (name, address, prefix) in addresses {
-        let mask = u32::MAX.checked_shl(32 - u32::from(*prefix)).unwrap_or(0).to_be_bytes();
-        let done = control(socket, SIOCSIFADDR, &mut Request::named(name).with(16, &socket_address(*address)).0)
-            .and_then(|()| control(socket, SIOCSIFNETMASK, &mut Request::named(name).with(16, &socket_address(mask)).0))
-            .and_then(|()| bring_up(socket, name));
+        let mask = u32::MAX
+            .checked_shl(32 - u32::from(*prefix))
+            .unwrap_or(0)
+            .to_be_bytes();
+        let done = control(
+            socket,
+            SIOCSIFADDR,
+            &mut Request::named(name).with(16, &socket_address(*address)).0,
+        )
+        .and_then(|()| {
+            control(
+                socket,
+                SIOCSIFNETMASK,
+                &mut Request::named(name).with(16, &socket_address(mask)).0,
+            )
+        })
+        .and_then(|()| bring_up(socket, name));
         if let Err(error) = done {
             say(&format!("address of {name}: {error}"));
         }
@@ -117,7 +147,11 @@ fn bring_up(socket: i32, name: &str) -> std::io::Result<()> {
     let mut request = Request::named(name);
     control(socket, SIOCGIFFLAGS, &mut request.0)?;
     let flags = u16::from_ne_bytes([request.0[16], request.0[17]]) | IFF_UP;
-    control(socket, SIOCSIFFLAGS, &mut Request::named(name).with(16, &flags.to_ne_bytes()).0)
+    control(
+        socket,
+        SIOCSIFFLAGS,
+        &mut Request::named(name).with(16, &flags.to_ne_bytes()).0,
+    )
 }
 
 /// `struct sockaddr_in` with port 0.
@@ -127,5 +161,9 @@ fn socket_address([a, b, c, d]: [u8; 4]) -> [u8; 16] {
 }
 
 fn text(bytes: &[u8]) -> String {
-    bytes.iter().take_while(|b| **b != 0).map(|b| char::from(*b)).collect()
+    bytes
+        .iter()
+        .take_while(|b| **b != 0)
+        .map(|b| char::from(*b))
+        .collect()
 }

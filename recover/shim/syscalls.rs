@@ -21,11 +21,18 @@ const CONSOLE: c_int = 2;
 
 unsafe extern "C" {
     #[link_name = "mount"]
-    fn c_mount(from: *const c_char, at: *const c_char, kind: *const c_char, flags: c_ulong, data: *const c_void) -> c_int;
+    fn c_mount(
+        from: *const c_char,
+        at: *const c_char,
+        kind: *const c_char,
+        flags: c_ulong,
+        data: *const c_void,
+    ) -> c_int;
     fn umount2(at: *const c_char, flags: c_int) -> c_int;
     fn chdir(path: *const c_char) -> c_int;
     fn chroot(path: *const c_char) -> c_int;
-    fn execve(path: *const c_char, argv: *const *const c_char, envp: *const *const c_char) -> c_int;
+    fn execve(path: *const c_char, argv: *const *const c_char, envp: *const *const c_char)
+    -> c_int;
     fn syscall(number: c_long, ...) -> c_long;
     fn socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int;
     fn ioctl(fd: c_int, request: c_ulong, ...) -> c_int;
@@ -38,13 +45,30 @@ unsafe extern "C" {
 }
 
 fn check(result: c_int) -> io::Result<()> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }
 
 pub fn mount(from: &str, at: &str, kind: &str, flags: u64, options: &str) -> io::Result<()> {
-    let (from, at, kind, options) = (c_string(from), c_string(at), c_string(kind), c_string(options));
+    let (from, at, kind, options) = (
+        c_string(from),
+        c_string(at),
+        c_string(kind),
+        c_string(options),
+    );
     // SAFETY: all pointers are to NUL-terminated strings that live to the end of the call.
-    check(unsafe { c_mount(from.as_ptr(), at.as_ptr(), kind.as_ptr(), flags, options.as_ptr().cast()) })
+    check(unsafe {
+        c_mount(
+            from.as_ptr(),
+            at.as_ptr(),
+            kind.as_ptr(),
+            flags,
+            options.as_ptr().cast(),
+        )
+    })
 }
 
 pub fn unmount(at: &str) -> io::Result<()> {

@@ -14,7 +14,10 @@ const FILE: u32 = 0o100_000;
 
 impl Archive {
     pub(super) fn new() -> Self {
-        Self { bytes: Vec::new(), inode: 0 }
+        Self {
+            bytes: Vec::new(),
+            inode: 0,
+        }
     }
 
     pub(super) fn directory(&mut self, path: &str) {
@@ -35,10 +38,25 @@ impl Archive {
     fn entry(&mut self, path: &str, mode: u32, links: u32, content: &[u8]) {
         self.inode = self.inode.wrapping_add(1);
         // Owner and times are zero, so that the same plan always gives the same bytes.
-        let fields = [self.inode, mode, 0, 0, links, 0, content.len() as u32, 0, 0, 0, 0, path.len() as u32 + 1, 0];
+        let fields = [
+            self.inode,
+            mode,
+            0,
+            0,
+            links,
+            0,
+            content.len() as u32,
+            0,
+            0,
+            0,
+            0,
+            path.len() as u32 + 1,
+            0,
+        ];
         self.bytes.extend_from_slice(b"070701");
         for field in fields {
-            self.bytes.extend_from_slice(format!("{field:08x}").as_bytes());
+            self.bytes
+                .extend_from_slice(format!("{field:08x}").as_bytes());
         }
         self.bytes.extend_from_slice(path.as_bytes());
         self.bytes.push(0);

@@ -74,13 +74,23 @@ impl AdaptError {
 }
 
 /// Writes the files of `plan` into `directory`, which is made if needed.
-pub fn adapt(plan: &BootPlan, disks: &[NamedDisk], directory: &Path) -> Result<AdaptedBoot, AdaptError> {
-    fs::create_dir_all(directory).map_err(|source| AdaptError::Write { path: directory.into(), source })?;
+pub fn adapt(
+    plan: &BootPlan,
+    disks: &[NamedDisk],
+    directory: &Path,
+) -> Result<AdaptedBoot, AdaptError> {
+    fs::create_dir_all(directory).map_err(|source| AdaptError::Write {
+        path: directory.into(),
+        source,
+    })?;
     let kernel = directory.join("kernel");
     match &plan.kernel {
         KernelSource::Image { file, .. } => write(&kernel, &read(disks, file)?)?,
         KernelSource::Site { path } => {
-            let bytes = fs::read(path).map_err(|source| AdaptError::Write { path: path.clone(), source })?;
+            let bytes = fs::read(path).map_err(|source| AdaptError::Write {
+                path: path.clone(),
+                source,
+            })?;
             write(&kernel, &bytes)?;
         }
     }
@@ -88,22 +98,35 @@ pub fn adapt(plan: &BootPlan, disks: &[NamedDisk], directory: &Path) -> Result<A
     for (index, segment) in plan.initrd.iter().enumerate() {
         let path = directory.join(format!("initrd-{index}"));
         match segment {
-            InitrdSegment::Relevo { modules, instructions } => write(&path, &our_segment(disks, modules, instructions)?)?,
+            InitrdSegment::Relevo {
+                modules,
+                instructions,
+            } => write(&path, &our_segment(disks, modules, instructions)?)?,
             InitrdSegment::Image(file) => write(&path, &read(disks, file)?)?,
         }
         initrds.push(path);
     }
     write(&directory.join("cmdline"), plan.command_line.as_bytes())?;
     write(&directory.join("plan.txt"), plan.to_string().as_bytes())?;
-    let json = serde_json::to_vec_pretty(plan)
-        .map_err(|e| AdaptError::Write { path: directory.join("plan.json"), source: e.into() })?;
+    let json = serde_json::to_vec_pretty(plan).map_err(|e| AdaptError::Write {
+        path: directory.join("plan.json"),
+        source: e.into(),
+    })?;
     write(&directory.join("plan.json"), &json)?;
-    Ok(AdaptedBoot { kernel, initrds, command_line: plan.command_line.clone() })
+    Ok(AdaptedBoot {
+        kernel,
+        initrds,
+        command_line: plan.command_line.clone(),
+    })
 }
 
 /// The segment with the shim: everything below `/.relevo`, a name that no system uses, so that
 /// no file of the image's own initramfs is replaced and the order of segments does not matter.
-fn our_segment(disks: &[NamedDisk], modules: &[FileOnDisk], instructions: &str) -> Result<Vec<u8>, AdaptError> {
+fn our_segment(
+    disks: &[NamedDisk],
+    modules: &[FileOnDisk],
+    instructions: &str,
+) -> Result<Vec<u8>, AdaptError> {
     let mut archive = Archive::new();
     for directory in [".relevo", ".relevo/modules", ".relevo/root", ".relevo/dev"] {
         archive.directory(directory);
@@ -111,19 +134,33 @@ fn our_segment(disks: &[NamedDisk], modules: &[FileOnDisk], instructions: &str) 
     archive.file(".relevo/init", 0o755, SHIM);
     archive.file(".relevo/plan", 0o644, instructions.as_bytes());
     for module in modules {
-        let bytes = module_file::unpack(&module.path, read(disks, module)?)
-            .map_err(|reason| AdaptError::Module { path: module.path.clone(), reason })?;
-        archive.file(modules::path_in_initramfs(&module.path).trim_start_matches('/'), 0o644, &bytes);
+        let bytes = module_file::unpack(&module.path, read(disks, module)?).map_err(|reason| {
+            AdaptError::Module {
+                path: module.path.clone(),
+                reason,
+            }
+        })?;
+        archive.file(
+            modules::path_in_initramfs(&module.path).trim_start_matches('/'),
+            0o644,
+            &bytes,
+        );
     }
     Ok(archive.finish())
 }
 
 fn read(disks: &[NamedDisk], file: &FileOnDisk) -> Result<Vec<u8>, AdaptError> {
-    let named = disks.get(file.disk).ok_or(AdaptError::OtherDisks { index: file.disk, disks: disks.len() })?;
+    let named = disks.get(file.disk).ok_or(AdaptError::OtherDisks {
+        index: file.disk,
+        disks: disks.len(),
+    })?;
     let fs = ExtFileSystem::open(&named.disk, file.partition_start, file.partition_len)?;
     Ok(fs.read(&file.path)?)
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<(), AdaptError> {
-    fs::write(path, bytes).map_err(|source| AdaptError::Write { path: path.into(), source })
+    fs::write(path, bytes).map_err(|source| AdaptError::Write {
+        path: path.into(),
+        source,
+    })
 }

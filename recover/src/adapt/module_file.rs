@@ -10,13 +10,20 @@ const MAX_SIZE: u64 = 256 << 20;
 pub(super) fn unpack(path: &str, bytes: Vec<u8>) -> Result<Vec<u8>, String> {
     let unpacked = match bytes.as_slice() {
         [0x1f, 0x8b, ..] => drain(flate2::read::MultiGzDecoder::new(bytes.as_slice())),
-        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => drain(liblzma::read::XzDecoder::new(bytes.as_slice())),
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => zstd::stream::read::Decoder::new(bytes.as_slice()).and_then(drain),
+        [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => {
+            drain(liblzma::read::XzDecoder::new(bytes.as_slice()))
+        }
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => {
+            zstd::stream::read::Decoder::new(bytes.as_slice()).and_then(drain)
+        }
         _ => Ok(bytes),
     }
     .map_err(|e| format!("cannot be unpacked: {e}"))?;
     if !unpacked.starts_with(b"\x7fELF") {
-        return Err(format!("is no kernel module ({} bytes that are not ELF, from {path})", unpacked.len()));
+        return Err(format!(
+            "is no kernel module ({} bytes that are not ELF, from {path})",
+            unpacked.len()
+        ));
     }
     Ok(unpacked)
 }
@@ -26,7 +33,6 @@ fn drain(stream: impl Read) -> std::io::Result<Vec<u8>> {
     stream.take(MAX_SIZE).read_to_end(&mut out)?;
     Ok(out)
 }
-
 
 #[cfg(test)]
 mod tests {
@@ -43,7 +49,12 @@ mod tests {
         let mut xz = liblzma::write::XzEncoder::new(Vec::new(), 1);
         xz.write_all(&module).unwrap();
         let zstd = zstd::encode_all(module.as_slice(), 1).unwrap();
-        for packed in [module.clone(), gzip.finish().unwrap(), xz.finish().unwrap(), zstd] {
+        for packed in [
+            module.clone(),
+            gzip.finish().unwrap(),
+            xz.finish().unwrap(),
+            zstd,
+        ] {
             assert_eq!(unpack("m.ko", packed).unwrap(), module);
         }
     }

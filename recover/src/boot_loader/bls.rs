@@ -9,7 +9,11 @@ use crate::filesystem::tree::{Place, Tree};
 use crate::filesystem::volume::Volumes;
 
 /// Where the entries lie, seen from the running system.
-pub const DIRECTORIES: &[&str] = &["/boot/loader/entries", "/efi/loader/entries", "/boot/efi/loader/entries"];
+pub const DIRECTORIES: &[&str] = &[
+    "/boot/loader/entries",
+    "/efi/loader/entries",
+    "/boot/efi/loader/entries",
+];
 
 /// One entry.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -30,7 +34,10 @@ pub struct Entry {
 
 /// Parses one entry.
 pub fn parse(id: &str, text: &str) -> Entry {
-    let mut entry = Entry { id: id.into(), ..Entry::default() };
+    let mut entry = Entry {
+        id: id.into(),
+        ..Entry::default()
+    };
     for line in text.lines().map(str::trim).filter(|l| !l.starts_with('#')) {
         let (key, value) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
         let value = value.trim();
@@ -39,7 +46,9 @@ pub fn parse(id: &str, text: &str) -> Entry {
             "version" => entry.version = value.into(),
             "linux" => entry.linux = value.into(),
             // Fedora and RHEL put several files, or a variable of GRUB's, into one line.
-            "initrd" => entry.initrds.extend(value.split_whitespace().map(str::to_owned)),
+            "initrd" => entry
+                .initrds
+                .extend(value.split_whitespace().map(str::to_owned)),
             "options" => {
                 if !entry.options.is_empty() {
                     entry.options.push(' ');
@@ -71,7 +80,13 @@ pub fn entries(tree: &Tree, directory: &str) -> Vec<Entry> {
 }
 
 fn newest_first(a: &Entry, b: &Entry) -> Ordering {
-    let key = |e: &Entry| if e.version.is_empty() { e.id.clone() } else { e.version.clone() };
+    let key = |e: &Entry| {
+        if e.version.is_empty() {
+            e.id.clone()
+        } else {
+            e.version.clone()
+        }
+    };
     // A rescue entry carries version "0-rescue-…" and so ends up last.
     version::compare(&key(b), &key(a)).then_with(|| version::compare(&b.id, &a.id))
 }
@@ -80,12 +95,22 @@ fn newest_first(a: &Entry, b: &Entry) -> Ordering {
 pub fn read(_: &Volumes, system: &Tree, place: &Place, path: &str) -> Result<Choice, String> {
     let entries = entries(system, path);
     let parent = path.trim_end_matches("/entries");
-    let pattern = system.text(&format!("{parent}/loader.conf")).and_then(|text| {
-        text.lines().find_map(|l| l.trim().strip_prefix("default").map(|v| v.trim().to_owned()))
-    });
+    let pattern = system
+        .text(&format!("{parent}/loader.conf"))
+        .and_then(|text| {
+            text.lines().find_map(|l| {
+                l.trim()
+                    .strip_prefix("default")
+                    .map(|v| v.trim().to_owned())
+            })
+        });
     let chosen = pattern
         .as_deref()
-        .and_then(|p| entries.iter().find(|e| matches(p.trim_end_matches(".conf"), &e.id)))
+        .and_then(|p| {
+            entries
+                .iter()
+                .find(|e| matches(p.trim_end_matches(".conf"), &e.id))
+        })
         .or_else(|| entries.first())
         .ok_or("no entry names a kernel")?;
     let (options, notes) = without_variables(&chosen.options);
@@ -93,7 +118,12 @@ pub fn read(_: &Volumes, system: &Tree, place: &Place, path: &str) -> Result<Cho
         title: chosen.title.clone(),
         volume: Some(place.volume),
         kernel: chosen.linux.clone(),
-        initrds: chosen.initrds.iter().filter(|i| !i.contains('$')).cloned().collect(),
+        initrds: chosen
+            .initrds
+            .iter()
+            .filter(|i| !i.contains('$'))
+            .cloned()
+            .collect(),
         arguments: options,
         notes,
     })
@@ -101,8 +131,11 @@ pub fn read(_: &Volumes, system: &Tree, place: &Place, path: &str) -> Result<Cho
 
 /// Leaves out variables that only GRUB's environment could fill.
 fn without_variables(options: &str) -> (String, Vec<String>) {
-    let (unknown, known): (Vec<&str>, Vec<&str>) = options.split_whitespace().partition(|w| w.starts_with('$'));
-    let notes = unknown.iter().map(|v| format!("{v} has no value without GRUB's environment and was left out"));
+    let (unknown, known): (Vec<&str>, Vec<&str>) =
+        options.split_whitespace().partition(|w| w.starts_with('$'));
+    let notes = unknown
+        .iter()
+        .map(|v| format!("{v} has no value without GRUB's environment and was left out"));
     (known.join(" "), notes.collect())
 }
 
@@ -115,7 +148,9 @@ fn matches(pattern: &str, text: &str) -> bool {
             rest.is_empty() || text.char_indices().any(|(i, _)| matches(rest, &text[i..]))
         }
         Some(c) => match text.chars().next() {
-            Some(t) if c == '?' || c == t => matches(&pattern[c.len_utf8()..], &text[t.len_utf8()..]),
+            Some(t) if c == '?' || c == t => {
+                matches(&pattern[c.len_utf8()..], &text[t.len_utf8()..])
+            }
             _ => false,
         },
     }
@@ -133,7 +168,11 @@ mod tests {
             ("m-5.14.0-427.el9", "5.14.0-427.el9"),
         ]
         .iter()
-        .map(|(id, version)| Entry { id: (*id).into(), version: (*version).into(), ..Entry::default() })
+        .map(|(id, version)| Entry {
+            id: (*id).into(),
+            version: (*version).into(),
+            ..Entry::default()
+        })
         .collect();
         entries.sort_by(newest_first);
         let ids: Vec<&str> = entries.iter().map(|e| e.id.as_str()).collect();

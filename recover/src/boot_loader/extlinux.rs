@@ -42,7 +42,14 @@ pub fn read(_: &Volumes, system: &Tree, place: &Place, path: &str) -> Result<Cho
     let mut menu = Menu::default();
     let mut includes = 0;
     let mut current = None;
-    parse(system, directory, path, &mut menu, &mut current, &mut includes);
+    parse(
+        system,
+        directory,
+        path,
+        &mut menu,
+        &mut current,
+        &mut includes,
+    );
 
     let name = menu
         .menu_default
@@ -52,7 +59,10 @@ pub fn read(_: &Volumes, system: &Tree, place: &Place, path: &str) -> Result<Cho
         .or_else(|| menu.order.first())
         .ok_or("it has no label")?;
     let label = menu.labels.get(name).ok_or("it has no label")?;
-    let kernel = label.kernel.as_deref().ok_or_else(|| format!("label {name} names no kernel"))?;
+    let kernel = label
+        .kernel
+        .as_deref()
+        .ok_or_else(|| format!("label {name} names no kernel"))?;
     let mut initrds = label.initrds.clone();
     let append = label.append.as_deref().unwrap_or(&menu.append);
     let mut arguments = Vec::new();
@@ -64,7 +74,13 @@ pub fn read(_: &Volumes, system: &Tree, place: &Place, path: &str) -> Result<Cho
     }
     // A relative path means the configuration's directory, as the loader sees its own volume.
     let inner = place.path.rsplit_once('/').map_or("", |(d, _)| d);
-    let absolute = |p: &str| if p.starts_with('/') { p.to_owned() } else { normal(&format!("{inner}/{p}")) };
+    let absolute = |p: &str| {
+        if p.starts_with('/') {
+            p.to_owned()
+        } else {
+            normal(&format!("{inner}/{p}"))
+        }
+    };
     Ok(Choice {
         title: label.title.clone().unwrap_or_else(|| name.clone()),
         volume: Some(place.volume),
@@ -83,8 +99,14 @@ fn parse(
     current: &mut Option<String>,
     includes: &mut usize,
 ) {
-    let Some(text) = system.text(path) else { return };
-    for line in text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#')) {
+    let Some(text) = system.text(path) else {
+        return;
+    };
+    for line in text
+        .lines()
+        .map(str::trim)
+        .filter(|l| !l.is_empty() && !l.starts_with('#'))
+    {
         let (key, value) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
         let (key, value) = (key.to_ascii_lowercase(), value.trim());
         if key == "menu" {
@@ -119,7 +141,9 @@ fn parse(
             Some(label) => match key.as_str() {
                 "kernel" | "linux" => label.kernel = Some(value.into()),
                 "append" => label.append = Some(value.into()),
-                "initrd" => label.initrds.extend(value.split(',').map(|f| f.trim().to_owned())),
+                "initrd" => label
+                    .initrds
+                    .extend(value.split(',').map(|f| f.trim().to_owned())),
                 _ => {}
             },
             None if key == "append" => menu.append = value.into(),
@@ -138,7 +162,14 @@ fn follow(
 ) {
     *includes += 1;
     if *includes <= MAX_INCLUDES {
-        parse(system, directory, &normal(&format!("{directory}/{file}")), menu, current, includes);
+        parse(
+            system,
+            directory,
+            &normal(&format!("{directory}/{file}")),
+            menu,
+            current,
+            includes,
+        );
     }
 }
 

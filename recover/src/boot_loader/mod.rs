@@ -72,7 +72,9 @@ pub fn find_default(volumes: &Volumes, system: &Tree) -> Result<Option<BootEntry
     ];
     for (loader, places, read) in loaders {
         for path in places {
-            let Some(place) = system.find(path)? else { continue };
+            let Some(place) = system.find(path)? else {
+                continue;
+            };
             if place.node == Node::Directory && system.list(path).is_empty() {
                 continue;
             }
@@ -95,7 +97,10 @@ pub fn find_default(volumes: &Volumes, system: &Tree) -> Result<Option<BootEntry
                         notes,
                     }));
                 }
-                Err(reason) => notes.push(format!("{loader}, {path}, entry \"{}\": {reason}", choice.title)),
+                Err(reason) => notes.push(format!(
+                    "{loader}, {path}, entry \"{}\": {reason}",
+                    choice.title
+                )),
             }
         }
     }
@@ -114,21 +119,34 @@ fn locate(
     choice: &Choice,
 ) -> Result<(FileOnVolume, Vec<FileOnVolume>), String> {
     let find = |path: &str| -> Result<FileOnVolume, String> {
-        let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
+        let path = if path.starts_with('/') {
+            path.to_owned()
+        } else {
+            format!("/{path}")
+        };
         for volume in choice.volume.into_iter().chain([config.volume]) {
             if let Some(file) = file_on(volumes, volume, &path) {
                 return Ok(file);
             }
         }
         for path in [path.clone(), format!("/boot{path}")] {
-            if let Ok(Some(Place { volume, path, node: Node::File(_) })) = system.find(&path) {
+            if let Ok(Some(Place {
+                volume,
+                path,
+                node: Node::File(_),
+            })) = system.find(&path)
+            {
                 return Ok(FileOnVolume { volume, path });
             }
         }
         Err(format!("{path} does not exist"))
     };
     let kernel = find(&choice.kernel)?;
-    let initrds = choice.initrds.iter().map(|path| find(path)).collect::<Result<_, _>>()?;
+    let initrds = choice
+        .initrds
+        .iter()
+        .map(|path| find(path))
+        .collect::<Result<_, _>>()?;
     Ok((kernel, initrds))
 }
 
@@ -136,7 +154,11 @@ fn locate(
 fn file_on(volumes: &Volumes, volume: usize, path: &str) -> Option<FileOnVolume> {
     let fs = volumes.all.get(volume)?.fs.clone()?;
     match Tree::of(volume, fs).find(path) {
-        Ok(Some(Place { path, node: Node::File(_), .. })) => Some(FileOnVolume { volume, path }),
+        Ok(Some(Place {
+            path,
+            node: Node::File(_),
+            ..
+        })) => Some(FileOnVolume { volume, path }),
         _ => None,
     }
 }

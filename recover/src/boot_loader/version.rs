@@ -23,9 +23,19 @@ pub fn compare(a: &str, b: &str) -> Ordering {
         }
         let digits = a.starts_with(|c: char| c.is_ascii_digit());
         if digits != b.starts_with(|c: char| c.is_ascii_digit()) {
-            return if digits { Ordering::Greater } else { Ordering::Less };
+            return if digits {
+                Ordering::Greater
+            } else {
+                Ordering::Less
+            };
         }
-        let same = |c: char| if digits { c.is_ascii_digit() } else { c.is_ascii_alphabetic() };
+        let same = |c: char| {
+            if digits {
+                c.is_ascii_digit()
+            } else {
+                c.is_ascii_alphabetic()
+            }
+        };
         let (x, rest_a) = a.split_at(a.find(|c| !same(c)).unwrap_or(a.len()));
         let (y, rest_b) = b.split_at(b.find(|c| !same(c)).unwrap_or(b.len()));
         let order = if digits {

@@ -23,8 +23,12 @@ struct Header {
 }
 
 /// Reads a GPT; `None` if the disk does not claim to have one.
-pub(super) fn read(disk: &dyn BlockRead, boot_sector: &[u8; 512]) -> Result<Option<DiskLayout>, LayoutError> {
-    let protective = super::mbr::has_signature(boot_sector) && super::mbr::is_protective(boot_sector);
+pub(super) fn read(
+    disk: &dyn BlockRead,
+    boot_sector: &[u8; 512],
+) -> Result<Option<DiskLayout>, LayoutError> {
+    let protective =
+        super::mbr::has_signature(boot_sector) && super::mbr::is_protective(boot_sector);
     let mut sector_size = None;
     for candidate in [512u64, 4096] {
         let mut magic = [0u8; 8];
@@ -46,7 +50,10 @@ pub(super) fn read(disk: &dyn BlockRead, boot_sector: &[u8; 512]) -> Result<Opti
 
     let primary = header(disk, sector, 1)?;
     if let Ok(header) = &primary {
-        for (what, last) in [("its last usable sector", header.last_usable), ("its second header", header.other_lba)] {
+        for (what, last) in [
+            ("its last usable sector", header.last_usable),
+            ("its second header", header.other_lba),
+        ] {
             if last >= sectors {
                 return Err(LayoutError::Truncated {
                     what: format!("the GPT ({what})"),
@@ -56,7 +63,9 @@ pub(super) fn read(disk: &dyn BlockRead, boot_sector: &[u8; 512]) -> Result<Opti
             }
         }
     }
-    let backup_lba = primary.as_ref().map_or(sectors.saturating_sub(1), |h| h.other_lba);
+    let backup_lba = primary
+        .as_ref()
+        .map_or(sectors.saturating_sub(1), |h| h.other_lba);
     let backup = header(disk, sector, backup_lba)?;
 
     let mut chosen = None;
@@ -78,7 +87,11 @@ pub(super) fn read(disk: &dyn BlockRead, boot_sector: &[u8; 512]) -> Result<Opti
             backup: problems.next().unwrap_or_default(),
         });
     };
-    notes.extend(problems.into_iter().map(|p| format!("GPT: {p}; the other one is whole and was used")));
+    notes.extend(
+        problems
+            .into_iter()
+            .map(|p| format!("GPT: {p}; the other one is whole and was used")),
+    );
 
     let mut partitions = Vec::new();
     for (index, entry) in bytes.chunks_exact(header.entry_size as usize).enumerate() {
@@ -97,7 +110,11 @@ pub(super) fn read(disk: &dyn BlockRead, boot_sector: &[u8; 512]) -> Result<Opti
 }
 
 /// Outer error: the disk cannot be read. Inner: this header cannot be believed, and why.
-fn header(disk: &dyn BlockRead, sector: u64, lba: u64) -> Result<Result<Header, String>, LayoutError> {
+fn header(
+    disk: &dyn BlockRead,
+    sector: u64,
+    lba: u64,
+) -> Result<Result<Header, String>, LayoutError> {
     let at = lba.saturating_mul(sector);
     if lba == 0 || at.saturating_add(sector) > disk.size() {
         return Ok(Err("lies outside the image".into()));
@@ -129,13 +146,19 @@ fn header(disk: &dyn BlockRead, sector: u64, lba: u64) -> Result<Result<Header, 
         entries_crc: le32(&bytes, 88),
     };
     if header.this_lba != lba {
-        return Ok(Err(format!("says it belongs to sector {}, not {lba}", header.this_lba)));
+        return Ok(Err(format!(
+            "says it belongs to sector {}, not {lba}",
+            header.this_lba
+        )));
     }
     if header.first_usable > header.last_usable {
         return Ok(Err("has its usable sectors end before they begin".into()));
     }
     if !(128..=4096).contains(&header.entry_size) || !header.entry_size.is_multiple_of(128) {
-        return Ok(Err(format!("claims entries of {} bytes", header.entry_size)));
+        return Ok(Err(format!(
+            "claims entries of {} bytes",
+            header.entry_size
+        )));
     }
     if header.entry_count > MAX_ENTRIES {
         return Ok(Err(format!("claims {} entries", header.entry_count)));
@@ -143,7 +166,11 @@ fn header(disk: &dyn BlockRead, sector: u64, lba: u64) -> Result<Result<Header, 
     Ok(Ok(header))
 }
 
-fn entries(disk: &dyn BlockRead, sector: u64, header: &Header) -> Result<Result<Vec<u8>, String>, LayoutError> {
+fn entries(
+    disk: &dyn BlockRead,
+    sector: u64,
+    header: &Header,
+) -> Result<Result<Vec<u8>, String>, LayoutError> {
     let len = u64::from(header.entry_count) * u64::from(header.entry_size);
     let at = header.entries_lba.saturating_mul(sector);
     if header.entries_lba < 2 || at.saturating_add(len) > disk.size() {
@@ -175,7 +202,11 @@ fn partition(
     }
     let end = last.saturating_add(1).saturating_mul(sector);
     if end > size {
-        return Err(LayoutError::Truncated { what: format!("partition {number}"), end, size });
+        return Err(LayoutError::Truncated {
+            what: format!("partition {number}"),
+            end,
+            size,
+        });
     }
     let name: Vec<u16> = entry[56..128]
         .chunks_exact(2)
@@ -202,7 +233,12 @@ fn crc32(bytes: &[u8]) -> u32 {
 
 /// The first three fields are little-endian, the rest is in order (UEFI 2.10, appendix A).
 fn guid(b: &[u8]) -> String {
-    let tail: String = b.iter().skip(10).take(6).map(|x| format!("{x:02x}")).collect();
+    let tail: String = b
+        .iter()
+        .skip(10)
+        .take(6)
+        .map(|x| format!("{x:02x}"))
+        .collect();
     format!(
         "{:08x}-{:04x}-{:04x}-{:02x}{:02x}-{tail}",
         le32(b, 0),

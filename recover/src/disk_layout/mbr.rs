@@ -28,7 +28,12 @@ pub(super) fn is_protective(sector: &[u8; 512]) -> bool {
 fn entries(sector: &[u8; 512]) -> [Entry; 4] {
     std::array::from_fn(|i| {
         let at = 446 + i * 16;
-        Entry { status: sector[at], kind: sector[at + 4], first: le32(sector, at + 8), count: le32(sector, at + 12) }
+        Entry {
+            status: sector[at],
+            kind: sector[at + 4],
+            first: le32(sector, at + 8),
+            count: le32(sector, at + 12),
+        }
     })
 }
 
@@ -37,7 +42,10 @@ fn is_extended(kind: u8) -> bool {
 }
 
 /// Reads an MBR; `None` if it lists no partition at all.
-pub(super) fn read(disk: &dyn BlockRead, boot_sector: &[u8; 512]) -> Result<Option<DiskLayout>, LayoutError> {
+pub(super) fn read(
+    disk: &dyn BlockRead,
+    boot_sector: &[u8; 512],
+) -> Result<Option<DiskLayout>, LayoutError> {
     let signature = le32(boot_sector, 440);
     let disk_id = (signature != 0).then(|| format!("{signature:08x}"));
     let primary = entries(boot_sector);
@@ -52,7 +60,10 @@ pub(super) fn read(disk: &dyn BlockRead, boot_sector: &[u8; 512]) -> Result<Opti
         }
         if !matches!(entry.status, 0 | 0x80) {
             return Err(LayoutError::Absurd {
-                reason: format!("entry {number} of the MBR has status {:#04x}, neither 00 nor 80", entry.status),
+                reason: format!(
+                    "entry {number} of the MBR has status {:#04x}, neither 00 nor 80",
+                    entry.status
+                ),
             });
         }
         let partition = partition(disk, number, 0, entry, disk_id.as_deref())?;
@@ -66,7 +77,13 @@ pub(super) fn read(disk: &dyn BlockRead, boot_sector: &[u8; 512]) -> Result<Opti
         logical(disk, container, disk_id.as_deref(), &mut partitions)?;
     }
     refuse_overlaps(&partitions)?;
-    Ok(Some(DiskLayout { table: TableKind::Mbr, sector_size: 512, disk_id, partitions, notes: Vec::new() }))
+    Ok(Some(DiskLayout {
+        table: TableKind::Mbr,
+        sector_size: 512,
+        disk_id,
+        partitions,
+        notes: Vec::new(),
+    }))
 }
 
 /// Walks the chain of extended boot records. Each links to the next relative to the container,
@@ -83,7 +100,9 @@ fn logical(
     loop {
         if number > 4 + MAX_LOGICAL {
             return Err(LayoutError::Absurd {
-                reason: format!("the extended partition's chain has more than {MAX_LOGICAL} links or runs in a circle"),
+                reason: format!(
+                    "the extended partition's chain has more than {MAX_LOGICAL} links or runs in a circle"
+                ),
             });
         }
         let mut sector = [0u8; 512];
@@ -101,7 +120,9 @@ fn logical(
                 Ok(()) // an extended partition in which nothing was ever made
             } else {
                 Err(LayoutError::Absurd {
-                    reason: format!("the chain of the extended partition breaks off before logical partition {number}"),
+                    reason: format!(
+                        "the chain of the extended partition breaks off before logical partition {number}"
+                    ),
                 })
             };
         }
@@ -110,14 +131,19 @@ fn logical(
             out.push(partition(disk, number, at, own, disk_id)?);
             number += 1;
         }
-        let Some(link) = [own, next].into_iter().find(|e| is_extended(e.kind) && e.count != 0) else {
+        let Some(link) = [own, next]
+            .into_iter()
+            .find(|e| is_extended(e.kind) && e.count != 0)
+        else {
             return Ok(());
         };
         let following = base + u64::from(link.first);
         // Tools always link forwards; a link back is a circle.
         if following <= at {
             return Err(LayoutError::Absurd {
-                reason: format!("the extended partition's chain links back from sector {at} to sector {following}"),
+                reason: format!(
+                    "the extended partition's chain links back from sector {at} to sector {following}"
+                ),
             });
         }
         at = following;
@@ -133,7 +159,9 @@ fn partition(
 ) -> Result<Partition, LayoutError> {
     let first = base + u64::from(entry.first);
     if entry.first == 0 {
-        return Err(LayoutError::Absurd { reason: format!("partition {number} starts at its own table, sector {base}") });
+        return Err(LayoutError::Absurd {
+            reason: format!("partition {number} starts at its own table, sector {base}"),
+        });
     }
     let (start, len) = (first * SECTOR, u64::from(entry.count) * SECTOR);
     if start + len > disk.size() {

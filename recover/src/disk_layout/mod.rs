@@ -70,7 +70,9 @@ pub const EFI_SYSTEM: &str = "c12a7328-f81f-11d2-ba4b-00a0c93ec93b";
 impl DiskLayout {
     /// Whether the disk has an EFI system partition, so that its firmware was (or could be) UEFI.
     pub fn has_efi_system(&self) -> bool {
-        self.partitions.iter().any(|p| p.kind == EFI_SYSTEM || p.kind == "ef")
+        self.partitions
+            .iter()
+            .any(|p| p.kind == EFI_SYSTEM || p.kind == "ef")
     }
 }
 
@@ -156,7 +158,10 @@ pub fn read_layout(disk: &dyn BlockRead) -> Result<DiskLayout, LayoutError> {
     // recognised at its own place wins over a table that only might be one.
     let content = signature::probe(disk, 0, size)?;
     let is_mbr = mbr::has_signature(&boot_sector);
-    let is_boot_sector = matches!(content, Content::Fat | Content::Ntfs | Content::ExFat | Content::BitLocker);
+    let is_boot_sector = matches!(
+        content,
+        Content::Fat | Content::Ntfs | Content::ExFat | Content::BitLocker
+    );
     if is_mbr
         && !is_boot_sector
         && let Some(layout) = mbr::read(disk, &boot_sector)?
@@ -167,7 +172,10 @@ pub fn read_layout(disk: &dyn BlockRead) -> Result<DiskLayout, LayoutError> {
         Content::Blank if is_mbr => Ok(whole_disk(size, "the MBR lists no partition")),
         Content::Blank => Err(LayoutError::Blank),
         Content::Unknown => Err(LayoutError::Unrecognised),
-        _ => Ok(whole_disk(size, "no partition table: the whole disk is one volume")),
+        _ => Ok(whole_disk(
+            size,
+            "no partition table: the whole disk is one volume",
+        )),
     }
 }
 
@@ -207,13 +215,22 @@ fn refuse_overlaps(partitions: &[Partition]) -> Result<(), LayoutError> {
 }
 
 fn le16(bytes: &[u8], at: usize) -> u16 {
-    bytes.get(at..at + 2).and_then(|b| b.try_into().ok()).map_or(0, u16::from_le_bytes)
+    bytes
+        .get(at..at + 2)
+        .and_then(|b| b.try_into().ok())
+        .map_or(0, u16::from_le_bytes)
 }
 
 fn le32(bytes: &[u8], at: usize) -> u32 {
-    bytes.get(at..at + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_le_bytes)
+    bytes
+        .get(at..at + 4)
+        .and_then(|b| b.try_into().ok())
+        .map_or(0, u32::from_le_bytes)
 }
 
 fn le64(bytes: &[u8], at: usize) -> u64 {
-    bytes.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes)
+    bytes
+        .get(at..at + 8)
+        .and_then(|b| b.try_into().ok())
+        .map_or(0, u64::from_le_bytes)
 }

@@ -30,9 +30,18 @@ fn mbr_entry(sector: &mut [u8], index: usize, kind: u8, first: u32, count: u32) 
 
 #[test]
 fn blank_and_tiny_disks_are_named() {
-    assert!(matches!(read_layout(&MemoryDisk(vec![0; 1 << 20])), Err(LayoutError::Blank)));
-    assert!(matches!(read_layout(&MemoryDisk(vec![0; 100])), Err(LayoutError::TooSmall { size: 100 })));
-    assert!(matches!(read_layout(&MemoryDisk(vec![0x5a; 1 << 20])), Err(LayoutError::Unrecognised)));
+    assert!(matches!(
+        read_layout(&MemoryDisk(vec![0; 1 << 20])),
+        Err(LayoutError::Blank)
+    ));
+    assert!(matches!(
+        read_layout(&MemoryDisk(vec![0; 100])),
+        Err(LayoutError::TooSmall { size: 100 })
+    ));
+    assert!(matches!(
+        read_layout(&MemoryDisk(vec![0x5a; 1 << 20])),
+        Err(LayoutError::Unrecognised)
+    ));
 }
 
 #[test]
@@ -40,7 +49,10 @@ fn mbr_partition_beyond_the_end_is_a_truncated_image() {
     let mut disk = vec![0; 1 << 20];
     mbr_entry(&mut disk, 0, 0x83, 100, 1 << 20);
     let error = read_layout(&MemoryDisk(disk)).unwrap_err();
-    assert!(error.to_string().contains("truncated: partition 1"), "{error}");
+    assert!(
+        error.to_string().contains("truncated: partition 1"),
+        "{error}"
+    );
 }
 
 #[test]

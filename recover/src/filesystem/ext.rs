@@ -49,7 +49,10 @@ impl ExtFileSystem {
     /// Opens the file system in the `len` bytes of `disk` from `start`.
     pub fn open(disk: &Arc<dyn BlockRead>, start: u64, len: u64) -> Result<Self, FsError> {
         if len < SUPERBLOCK_AT + 1024 {
-            return Err(FsError::Truncated { claimed: SUPERBLOCK_AT + 1024, actual: len });
+            return Err(FsError::Truncated {
+                claimed: SUPERBLOCK_AT + 1024,
+                actual: len,
+            });
         }
         let mut superblock = vec![0u8; 1024];
         disk.read_at(start + SUPERBLOCK_AT, &mut superblock)?;
@@ -57,18 +60,34 @@ impl ExtFileSystem {
 
         let dirty = le32(&superblock, INCOMPAT_AT) & NEEDS_RECOVERY != 0;
         let reader = || PartitionReader::new(Arc::clone(disk), start, len);
-        let (ext, journal) = match Ext4::load(Box::new(Patched { below: reader(), superblock: None })) {
+        let (ext, journal) = match Ext4::load(Box::new(Patched {
+            below: reader(),
+            superblock: None,
+        })) {
             Ok(ext) if dirty => (ext, JournalState::Replayed),
             Ok(ext) => (ext, JournalState::Clean),
             Err(error @ (Ext4Error::Incompatible(_) | Ext4Error::Corrupt(_))) if dirty => {
-                let patched = Patched { below: reader(), superblock: Some(without_recovery(superblock)) };
+                let patched = Patched {
+                    below: reader(),
+                    superblock: Some(without_recovery(superblock)),
+                };
                 let ext = Ext4::load(Box::new(patched)).map_err(|e| damaged("/", &e))?;
                 (ext, JournalState::Ignored(error.to_string()))
             }
             Err(error) => return Err(damaged("/", &error)),
         };
-        let label = ext.label().to_str().ok().filter(|l| !l.is_empty()).map(str::to_owned);
-        Ok(Self { uuid: ext.uuid().to_string(), label, journal, ext })
+        let label = ext
+            .label()
+            .to_str()
+            .ok()
+            .filter(|l| !l.is_empty())
+            .map(str::to_owned);
+        Ok(Self {
+            uuid: ext.uuid().to_string(),
+            label,
+            journal,
+            ext,
+        })
     }
 }
 
@@ -108,9 +127,16 @@ impl FileSystem for ExtFileSystem {
     }
 
     fn read(&self, path: &str) -> Result<Vec<u8>, FsError> {
-        let size = self.ext.metadata(path).map_err(|e| damaged(path, &e))?.len();
+        let size = self
+            .ext
+            .metadata(path)
+            .map_err(|e| damaged(path, &e))?
+            .len();
         if size > MAX_FILE {
-            return Err(FsError::TooLarge { path: path.into(), size });
+            return Err(FsError::TooLarge {
+                path: path.into(),
+                size,
+            });
         }
         self.ext.read(path).map_err(|e| damaged(path, &e))
     }
@@ -123,11 +149,18 @@ struct Patched {
 }
 
 impl Ext4Read for Patched {
-    fn read(&mut self, at: u64, dst: &mut [u8]) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    fn read(
+        &mut self,
+        at: u64,
+        dst: &mut [u8],
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         self.below.read(at, dst)?;
         if let Some(superblock) = &self.superblock {
             for (byte, position) in dst.iter_mut().zip(at..) {
-                if let Some(patched) = position.checked_sub(SUPERBLOCK_AT).and_then(|i| superblock.get(i as usize)) {
+                if let Some(patched) = position
+                    .checked_sub(SUPERBLOCK_AT)
+                    .and_then(|i| superblock.get(i as usize))
+                {
                     *byte = *patched;
                 }
             }
@@ -138,22 +171,35 @@ impl Ext4Read for Patched {
 
 /// Checks the counts that the reader would allocate by, and that the partition holds it all.
 fn check_size(superblock: &[u8], len: u64) -> Result<(), FsError> {
-    let absurd = |reason: String| FsError::Damaged { path: "/".into(), reason };
+    let absurd = |reason: String| FsError::Damaged {
+        path: "/".into(),
+        reason,
+    };
     let log_size = le32(superblock, 0x18);
     if log_size > 6 {
-        return Err(absurd(format!("the superblock claims blocks of 2^{log_size} KiB")));
+        return Err(absurd(format!(
+            "the superblock claims blocks of 2^{log_size} KiB"
+        )));
     }
     let block = 1024u64 << log_size;
     let is_64bit = le32(superblock, INCOMPAT_AT) & 0x80 != 0;
-    let high = if is_64bit { u64::from(le32(superblock, 0x150)) } else { 0 };
+    let high = if is_64bit {
+        u64::from(le32(superblock, 0x150))
+    } else {
+        0
+    };
     let blocks = u64::from(le32(superblock, 0x4)) | high << 32;
     let claimed = blocks.saturating_mul(block);
     if claimed > len {
-        return Err(FsError::Truncated { claimed, actual: len });
+        return Err(FsError::Truncated {
+            claimed,
+            actual: len,
+        });
     }
-    // Every group needs at least two bitmaps and a block of inodes.
+    // Tools make groups of eight blocks per byte of a block's bitmap. Much smaller ones would
+    // only make the reader allocate a descriptor for each.
     let per_group = u64::from(le32(superblock, 0x20));
-    if per_group < 8 {
+    if per_group < block {
         return Err(absurd(format!("the superblock claims {per_group} blocks per group")));
     }
     Ok(())
@@ -168,7 +214,11 @@ fn without_recovery(mut superblock: Vec<u8>) -> Vec<u8> {
         for byte in &superblock[..1020] {
             crc ^= u32::from(*byte);
             for _ in 0..8 {
-                crc = if crc & 1 == 1 { crc >> 1 ^ 0x82f6_3b78 } else { crc >> 1 };
+                crc = if crc & 1 == 1 {
+                    crc >> 1 ^ 0x82f6_3b78
+                } else {
+                    crc >> 1
+                };
             }
         }
         superblock[1020..].copy_from_slice(&crc.to_le_bytes());
@@ -179,10 +229,16 @@ fn without_recovery(mut superblock: Vec<u8>) -> Vec<u8> {
 fn damaged(path: &str, error: &Ext4Error) -> FsError {
     match error {
         Ext4Error::NotFound | Ext4Error::NotADirectory => FsError::NotFound { path: path.into() },
-        other => FsError::Damaged { path: path.into(), reason: other.to_string() },
+        other => FsError::Damaged {
+            path: path.into(),
+            reason: other.to_string(),
+        },
     }
 }
 
 fn le32(bytes: &[u8], at: usize) -> u32 {
-    bytes.get(at..at + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_le_bytes)
+    bytes
+        .get(at..at + 4)
+        .and_then(|b| b.try_into().ok())
+        .map_or(0, u32::from_le_bytes)
 }

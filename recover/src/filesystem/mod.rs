@@ -53,7 +53,9 @@ pub enum FsError {
     #[error("it holds {}, which recover cannot read", .0.in_words())]
     Unsupported(Content),
     /// An ext file system larger than its partition.
-    #[error("the image is truncated: the file system claims {claimed} bytes, its partition has {actual}")]
+    #[error(
+        "the image is truncated: the file system claims {claimed} bytes, its partition has {actual}"
+    )]
     Truncated {
         /// Size by the superblock.
         claimed: u64,
@@ -94,7 +96,9 @@ impl FsError {
     /// What the operator can do about it.
     pub fn remedy(&self) -> String {
         match self {
-            Self::Read(_) => "check the connection to the vault and run `relevo-vault verify`".into(),
+            Self::Read(_) => {
+                "check the connection to the vault and run `relevo-vault verify`".into()
+            }
             Self::Unsupported(content) => content.remedy().into(),
             Self::Truncated { .. } => {
                 "choose an older recovery point, and take a new backup of the whole disk".into()

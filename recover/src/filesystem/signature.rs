@@ -88,7 +88,9 @@ impl Content {
                 "restore the disks with `relevo-recover restore` and start them under QEMU or on hardware with \
                  their own boot loader"
             }
-            Self::Ntfs => "Windows cannot be planned yet: restore the disk with `relevo-recover restore`",
+            Self::Ntfs => {
+                "Windows cannot be planned yet: restore the disk with `relevo-recover restore`"
+            }
             Self::Blank | Self::Unknown => {
                 "check that the right disks were backed up, or choose an older recovery point"
             }
@@ -128,7 +130,10 @@ pub fn probe(disk: &dyn BlockRead, start: u64, len: u64) -> Result<Content, Bloc
         if has(page - 10, b"SWAPSPACE2") || has(page - 10, b"SWAP-SPACE") {
             return Ok(Content::Swap);
         }
-        if has(page - 10, b"S1SUSPEND") || has(page - 10, b"S2SUSPEND") || has(page - 10, b"LINHIB0001") {
+        if has(page - 10, b"S1SUSPEND")
+            || has(page - 10, b"S2SUSPEND")
+            || has(page - 10, b"LINHIB0001")
+        {
             return Ok(Content::Hibernation);
         }
     }
@@ -154,13 +159,20 @@ pub fn probe(disk: &dyn BlockRead, start: u64, len: u64) -> Result<Content, Bloc
     if zfs(disk, start, len)? {
         return Ok(Content::Zfs);
     }
-    Ok(if head.iter().all(|b| *b == 0) { Content::Blank } else { Content::Unknown })
+    Ok(if head.iter().all(|b| *b == 0) {
+        Content::Blank
+    } else {
+        Content::Unknown
+    })
 }
 
 /// md keeps its superblock near the end in format 0.90 (last 64 KiB boundary) and 1.0 (8 KiB
 /// before the end), see md(4).
 fn md_at_end(disk: &dyn BlockRead, start: u64, len: u64, magic: &[u8]) -> Result<bool, BlockError> {
-    let places = [(len & !0xffff).checked_sub(0x1_0000), len.checked_sub(0x2000).map(|at| at & !0xfff)];
+    let places = [
+        (len & !0xffff).checked_sub(0x1_0000),
+        len.checked_sub(0x2000).map(|at| at & !0xfff),
+    ];
     for at in places.into_iter().flatten() {
         let mut found = [0u8; 4];
         if at + 4 <= len && start.saturating_add(at + 4) <= disk.size() {
@@ -181,7 +193,9 @@ fn zfs(disk: &dyn BlockRead, start: u64, len: u64) -> Result<bool, BlockError> {
     }
     let mut ring = vec![0u8; AT as usize];
     disk.read_at(start + AT, &mut ring)?;
-    Ok(ring.chunks_exact(1024).any(|u| u.starts_with(&0x00ba_b10c_u64.to_le_bytes())))
+    Ok(ring
+        .chunks_exact(1024)
+        .any(|u| u.starts_with(&0x00ba_b10c_u64.to_le_bytes())))
 }
 
 #[cfg(test)]
@@ -205,7 +219,10 @@ mod tests {
         assert_eq!(disk_with(0x438, b"\x53\xef"), Content::Ext);
         assert_eq!(disk_with(4086, b"SWAPSPACE2"), Content::Swap);
         assert_eq!(disk_with(4086, b"S1SUSPEND"), Content::Hibernation);
-        assert_eq!(disk_with(128 * 1024 + 1024, &0x00ba_b10c_u64.to_le_bytes()), Content::Zfs);
+        assert_eq!(
+            disk_with(128 * 1024 + 1024, &0x00ba_b10c_u64.to_le_bytes()),
+            Content::Zfs
+        );
         assert_eq!(disk_with(7, b"garbage"), Content::Unknown);
     }
 
@@ -216,7 +233,11 @@ mod tests {
             bytes[0x438..0x43a].copy_from_slice(b"\x53\xef");
             bytes[at..at + 4].copy_from_slice(&0xa92b_4efc_u32.to_le_bytes());
             let disk = MemoryDisk(bytes);
-            assert_eq!(probe(&disk, 0, disk.size()).unwrap(), Content::MdRaid, "superblock at {at}");
+            assert_eq!(
+                probe(&disk, 0, disk.size()).unwrap(),
+                Content::MdRaid,
+                "superblock at {at}"
+            );
         }
     }
 }

@@ -37,13 +37,20 @@ impl Tree {
 
     /// Puts a file system at an absolute path (`/`, `/boot`, …); `volume` is the caller's number for it.
     pub fn mount(&mut self, at: &str, volume: usize, fs: Rc<dyn FileSystem>) {
-        let at = if at == "/" { String::new() } else { at.trim_end_matches('/').to_owned() };
+        let at = if at == "/" {
+            String::new()
+        } else {
+            at.trim_end_matches('/').to_owned()
+        };
         self.mounts.insert(at, (volume, fs));
     }
 
     /// Mount points, without the root, and their volumes.
     pub fn mounts(&self) -> impl Iterator<Item = (&str, usize)> {
-        self.mounts.iter().filter(|(at, _)| !at.is_empty()).map(|(at, (volume, _))| (at.as_str(), *volume))
+        self.mounts
+            .iter()
+            .filter(|(at, _)| !at.is_empty())
+            .map(|(at, (volume, _))| (at.as_str(), *volume))
     }
 
     /// Finds what `path` names, following every symbolic link; `None` if it does not exist.
@@ -57,7 +64,9 @@ impl Tree {
                 continue;
             }
             done.push(part);
-            let Some((_, fs, inner)) = self.mounted(&done) else { return Ok(None) };
+            let Some((_, fs, inner)) = self.mounted(&done) else {
+                return Ok(None);
+            };
             match fs.node(&inner)? {
                 None => return Ok(None),
                 Some(Node::Symlink(target)) => {
@@ -76,19 +85,35 @@ impl Tree {
                 Some(_) => return Ok(None),
             }
         }
-        let Some((volume, fs, inner)) = self.mounted(&done) else { return Ok(None) };
-        Ok(fs.node(&inner)?.map(|node| Place { volume, path: inner, node }))
+        let Some((volume, fs, inner)) = self.mounted(&done) else {
+            return Ok(None);
+        };
+        Ok(fs.node(&inner)?.map(|node| Place {
+            volume,
+            path: inner,
+            node,
+        }))
     }
 
     /// Whether `path` names a regular file.
     pub fn is_file(&self, path: &str) -> bool {
-        matches!(self.find(path), Ok(Some(Place { node: Node::File(_), .. })))
+        matches!(
+            self.find(path),
+            Ok(Some(Place {
+                node: Node::File(_),
+                ..
+            }))
+        )
     }
 
     /// Reads a regular file; `None` if there is none at `path`.
     pub fn read(&self, path: &str) -> Result<Option<Vec<u8>>, FsError> {
         match self.find(path)? {
-            Some(Place { path, node: Node::File(_), volume }) => match self.volume(volume) {
+            Some(Place {
+                path,
+                node: Node::File(_),
+                volume,
+            }) => match self.volume(volume) {
                 Some(fs) => fs.read(&path).map(Some),
                 None => Ok(None),
             },
@@ -105,21 +130,32 @@ impl Tree {
     /// Names in a directory, sorted; empty if there is none at `path`.
     pub fn list(&self, path: &str) -> Vec<String> {
         match self.find(path) {
-            Ok(Some(Place { path, node: Node::Directory, volume })) => {
-                self.volume(volume).and_then(|fs| fs.list(&path).ok()).unwrap_or_default()
-            }
+            Ok(Some(Place {
+                path,
+                node: Node::Directory,
+                volume,
+            })) => self
+                .volume(volume)
+                .and_then(|fs| fs.list(&path).ok())
+                .unwrap_or_default(),
             _ => Vec::new(),
         }
     }
 
     fn volume(&self, volume: usize) -> Option<&Rc<dyn FileSystem>> {
-        self.mounts.values().find(|(v, _)| *v == volume).map(|(_, fs)| fs)
+        self.mounts
+            .values()
+            .find(|(v, _)| *v == volume)
+            .map(|(_, fs)| fs)
     }
 
     /// The volume mounted deepest on the way to these components, and the rest of the path.
     fn mounted(&self, components: &[String]) -> Option<(usize, &Rc<dyn FileSystem>, String)> {
         for depth in (0..=components.len()).rev() {
-            let at: String = components[..depth].iter().map(|c| format!("/{c}")).collect();
+            let at: String = components[..depth]
+                .iter()
+                .map(|c| format!("/{c}"))
+                .collect();
             if let Some((volume, fs)) = self.mounts.get(&at) {
                 return Some((*volume, fs, format!("/{}", components[depth..].join("/"))));
             }
@@ -130,5 +166,9 @@ impl Tree {
 
 /// Components of a path, last first, so that they can be popped.
 fn parts(path: &str) -> Vec<String> {
-    path.split('/').rev().filter(|p| !p.is_empty() && *p != ".").map(str::to_owned).collect()
+    path.split('/')
+        .rev()
+        .filter(|p| !p.is_empty() && *p != ".")
+        .map(str::to_owned)
+        .collect()
 }

@@ -43,7 +43,10 @@ impl Volume {
         let disk = disks.get(self.disk).map_or("?", |d| d.name.as_str());
         match self.partition.number {
             0 => format!("disk {disk} ({})", self.content.in_words()),
-            number => format!("partition {number} of disk {disk} ({})", self.content.in_words()),
+            number => format!(
+                "partition {number} of disk {disk} ({})",
+                self.content.in_words()
+            ),
         }
     }
 
@@ -99,17 +102,33 @@ pub fn open_volumes(disks: &[NamedDisk]) -> Result<Volumes, BlockError> {
         }
         layouts.push(layout);
     }
-    Ok(Volumes { disks: disks.to_vec(), layouts, all })
+    Ok(Volumes {
+        disks: disks.to_vec(),
+        layouts,
+        all,
+    })
 }
 
-fn open(named: &NamedDisk, disk: usize, table: TableKind, partition: &Partition) -> Result<Volume, BlockError> {
+fn open(
+    named: &NamedDisk,
+    disk: usize,
+    table: TableKind,
+    partition: &Partition,
+) -> Result<Volume, BlockError> {
     let content = signature::probe(named.disk.as_ref(), partition.start, partition.len)?;
     let mut device = virtual_disk(disk);
     if partition.number != 0 {
         device.push_str(&partition.number.to_string());
     }
-    let mut volume =
-        Volume { disk, table, partition: partition.clone(), device, content, fs: None, problem: None };
+    let mut volume = Volume {
+        disk,
+        table,
+        partition: partition.clone(),
+        device,
+        content,
+        fs: None,
+        problem: None,
+    };
     if content == Content::Ext {
         match ExtFileSystem::open(&named.disk, partition.start, partition.len) {
             Ok(fs) => volume.fs = Some(Rc::new(fs)),
@@ -134,7 +153,12 @@ impl Volumes {
             return self.by_uuid(&uuid);
         }
         if let Some(uuid) = tag("PARTUUID=", "/dev/disk/by-partuuid/") {
-            return self.position(|v| v.partition.part_uuid.as_deref().is_some_and(|u| u.eq_ignore_ascii_case(&uuid)));
+            return self.position(|v| {
+                v.partition
+                    .part_uuid
+                    .as_deref()
+                    .is_some_and(|u| u.eq_ignore_ascii_case(&uuid))
+            });
         }
         if let Some(label) = tag("LABEL=", "/dev/disk/by-label/") {
             return self.by_label(&label);
@@ -143,22 +167,33 @@ impl Volumes {
             return self.position(|v| v.partition.name.as_deref() == Some(&name));
         }
         let (disk, number) = split_device(spec.strip_prefix("/dev/")?)?;
-        let index = match self.disks.iter().position(|d| d.name.trim_start_matches("/dev/") == disk) {
+        let index = match self
+            .disks
+            .iter()
+            .position(|d| d.name.trim_start_matches("/dev/") == disk)
+        {
             Some(index) => index,
             None if self.disks.len() == 1 => 0,
-            None => (0..self.disks.len()).find(|i| virtual_disk(*i).trim_start_matches("/dev/") == disk)?,
+            None => (0..self.disks.len())
+                .find(|i| virtual_disk(*i).trim_start_matches("/dev/") == disk)?,
         };
         self.position(|v| v.disk == index && v.partition.number == number)
     }
 
     /// The volume whose file system has this UUID.
     pub fn by_uuid(&self, uuid: &str) -> Option<usize> {
-        self.position(|v| v.fs.as_ref().is_some_and(|fs| fs.uuid.eq_ignore_ascii_case(uuid)))
+        self.position(|v| {
+            v.fs.as_ref()
+                .is_some_and(|fs| fs.uuid.eq_ignore_ascii_case(uuid))
+        })
     }
 
     /// The volume whose file system has this label.
     pub fn by_label(&self, label: &str) -> Option<usize> {
-        self.position(|v| v.fs.as_ref().is_some_and(|fs| fs.label.as_deref() == Some(label)))
+        self.position(|v| {
+            v.fs.as_ref()
+                .is_some_and(|fs| fs.label.as_deref() == Some(label))
+        })
     }
 
     fn position(&self, test: impl Fn(&Volume) -> bool) -> Option<usize> {
@@ -171,11 +206,15 @@ impl Volumes {
 pub fn split_device(name: &str) -> Option<(&str, u32)> {
     let digits = name.len() - name.trim_end_matches(|c: char| c.is_ascii_digit()).len();
     let (stem, number) = name.split_at(name.len() - digits);
-    let letters_only = ["sd", "hd", "vd", "xvd", "ubd"].iter().any(|p| stem.starts_with(p));
+    let letters_only = ["sd", "hd", "vd", "xvd", "ubd"]
+        .iter()
+        .any(|p| stem.starts_with(p));
     if letters_only {
         return Some((stem, if digits == 0 { 0 } else { number.parse().ok()? }));
     }
-    let numbered = ["nvme", "mmcblk", "cciss/", "ida/", "rd/", "nbd", "pmem"].iter().any(|p| name.starts_with(p));
+    let numbered = ["nvme", "mmcblk", "cciss/", "ida/", "rd/", "nbd", "pmem"]
+        .iter()
+        .any(|p| name.starts_with(p));
     if !numbered {
         return None;
     }

@@ -21,7 +21,12 @@ pub(super) struct PartitionReader {
 
 impl PartitionReader {
     pub(super) fn new(disk: Arc<dyn BlockRead>, start: u64, len: u64) -> Self {
-        Self { disk, start, len, windows: VecDeque::new() }
+        Self {
+            disk,
+            start,
+            len,
+            windows: VecDeque::new(),
+        }
     }
 
     pub(super) fn read(&mut self, mut at: u64, mut buf: &mut [u8]) -> Result<(), BlockError> {

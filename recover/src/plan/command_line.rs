@@ -36,9 +36,15 @@ pub fn adapt(
     own_initramfs: bool,
     findings: &mut Vec<Finding>,
 ) -> CommandLine {
-    let mut line = CommandLine { init: "/sbin/init".into(), ..CommandLine::default() };
+    let mut line = CommandLine {
+        init: "/sbin/init".into(),
+        ..CommandLine::default()
+    };
     let mut kept: Vec<String> = Vec::new();
     let mut resume = false;
+    // Options of a serial line (its speed) are kept; the console is moved to the end, because the
+    // last one named is the one that init talks to.
+    let mut console = "console=ttyS0".to_owned();
     for word in split_words(arguments) {
         let (key, value) = word.split_once('=').unwrap_or((&word, ""));
         match key {
@@ -53,7 +59,10 @@ pub fn adapt(
                 line.root_as_written = value.to_owned();
                 continue;
             }
-            "console" if value == "ttyS0" => continue,
+            "console" if value == "ttyS0" || value.starts_with("ttyS0,") => {
+                console = word;
+                continue;
+            }
             "rootflags" => line.root_flags = value.to_owned(),
             "init" => line.init = value.to_owned(),
             "rw" => line.read_write = true,
@@ -81,7 +90,7 @@ pub fn adapt(
             "a memory image must never be resumed on other hardware; and without the device the start would wait",
         ));
     }
-    words.push("console=ttyS0".into());
+    words.push(console);
     findings.push(Finding::changed(
         step::COMMAND_LINE,
         if arguments.is_empty() { "no arguments".to_owned() } else { arguments.to_owned() },
@@ -97,8 +106,18 @@ pub fn adapt(
 fn root(written: &str, volumes: &Volumes, system: &System, findings: &mut Vec<Finding>) -> String {
     let volume = &volumes.all[system.root];
     let by_uuid = volume.fs.as_ref().map(|fs| format!("UUID={}", fs.uuid));
-    let stable = ["UUID=", "PARTUUID=", "LABEL=", "PARTLABEL=", "/dev/disk/by-uuid/", "/dev/disk/by-partuuid/", "/dev/disk/by-label/"];
-    if stable.iter().any(|prefix| written.starts_with(prefix)) && volumes.resolve(written) == Some(system.root) {
+    let stable = [
+        "UUID=",
+        "PARTUUID=",
+        "LABEL=",
+        "PARTLABEL=",
+        "/dev/disk/by-uuid/",
+        "/dev/disk/by-partuuid/",
+        "/dev/disk/by-label/",
+    ];
+    if stable.iter().any(|prefix| written.starts_with(prefix))
+        && volumes.resolve(written) == Some(system.root)
+    {
         findings.push(Finding::seen(
             step::COMMAND_LINE,
             format!("root={written}"),
@@ -106,15 +125,40 @@ fn root(written: &str, volumes: &Volumes, system: &System, findings: &mut Vec<Fi
         ));
         return written.to_owned();
     }
-    let hardware = written.strip_prefix("/dev/").and_then(split_device).is_some();
+    let hardware = written
+        .strip_prefix("/dev/")
+        .and_then(split_device)
+        .is_some();
     let (new, why) = match &volume.partition.part_uuid {
-        Some(id) if hardware => (format!("PARTUUID={id}"), "disks have other names in the virtual machine"),
-        _ if hardware => (volume.device.clone(), "disks have other names in the virtual machine"),
-        _ => (by_uuid.unwrap_or_else(|| volume.device.clone()), "it names no volume of the image that could be read"),
+        Some(id) if hardware => (
+            format!("PARTUUID={id}"),
+            "disks have other names in the virtual machine",
+        ),
+        _ if hardware => (
+            volume.device.clone(),
+            "disks have other names in the virtual machine",
+        ),
+        _ => (
+            by_uuid.unwrap_or_else(|| volume.device.clone()),
+            "it names no volume of the image that could be read",
+        ),
     };
-    let found = if written.is_empty() { "no root= was given".to_owned() } else { format!("root={written}") };
-    let why = if written.is_empty() { "the kernel has to know its root" } else { why };
-    findings.push(Finding::changed(step::COMMAND_LINE, found, format!("root={new}"), why));
+    let found = if written.is_empty() {
+        "no root= was given".to_owned()
+    } else {
+        format!("root={written}")
+    };
+    let why = if written.is_empty() {
+        "the kernel has to know its root"
+    } else {
+        why
+    };
+    findings.push(Finding::changed(
+        step::COMMAND_LINE,
+        found,
+        format!("root={new}"),
+        why,
+    ));
     new
 }
 
@@ -147,6 +191,9 @@ mod tests {
 
     #[test]
     fn quoted_blanks_do_not_split_words() {
-        assert_eq!(split_words("a  dyndbg=\"file x +p\" b"), ["a", "dyndbg=\"file x +p\"", "b"]);
+        assert_eq!(
+            split_words("a  dyndbg=\"file x +p\" b"),
+            ["a", "dyndbg=\"file x +p\"", "b"]
+        );
     }
 }

@@ -57,9 +57,16 @@ pub enum Chosen {
 }
 
 /// Looks at the kernel that the boot loader would start; the error says why it cannot be used.
-pub fn inspect(volumes: &Volumes, system: &System, entry: Option<&BootEntry>) -> Result<ImageKernel, String> {
+pub fn inspect(
+    volumes: &Volumes,
+    system: &System,
+    entry: Option<&BootEntry>,
+) -> Result<ImageKernel, String> {
     let entry = entry.ok_or("neither a boot loader's configuration nor /boot names one")?;
-    let fs = volumes.all[entry.kernel.volume].fs.as_ref().ok_or("its volume cannot be read")?;
+    let fs = volumes.all[entry.kernel.volume]
+        .fs
+        .as_ref()
+        .ok_or("its volume cannot be read")?;
     let image = fs.read(&entry.kernel.path).map_err(|e| e.to_string())?;
     let release = release(&image, &entry.kernel.path)?;
     if let Some(version) = major_minor(&release)
@@ -67,10 +74,17 @@ pub fn inspect(volumes: &Volumes, system: &System, entry: Option<&BootEntry>) ->
         // Red Hat carried the driver for virtio 1.0 back to 3.10 in release 7.
         && !release.contains(".el7")
     {
-        return Err(format!("Linux {release} is older than virtio 1.0 (Linux 4.0)"));
+        return Err(format!(
+            "Linux {release} is older than virtio 1.0 (Linux 4.0)"
+        ));
     }
     let drivers = modules::resolve(system, &release, entry.initrds.is_empty())?;
-    Ok(ImageKernel { file: entry.kernel.clone(), release, modules: drivers.files, findings: drivers.findings })
+    Ok(ImageKernel {
+        file: entry.kernel.clone(),
+        release,
+        modules: drivers.files,
+        findings: drivers.findings,
+    })
 }
 
 /// Release of a kernel image: from the bzImage header (Linux `Documentation/arch/x86/boot.rst`,
@@ -78,10 +92,15 @@ pub fn inspect(volumes: &Volumes, system: &System, entry: Option<&BootEntry>) ->
 fn release(image: &[u8], path: &str) -> Result<String, String> {
     let from_name = || {
         let name = path.rsplit('/').next().unwrap_or_default();
-        name.split_once('-').map(|(_, release)| release.to_owned()).filter(|r| major_minor(r).is_some())
+        name.split_once('-')
+            .map(|(_, release)| release.to_owned())
+            .filter(|r| major_minor(r).is_some())
     };
     if image.get(0x202..0x206) == Some(b"HdrS") {
-        let at = image.get(0x20e..0x210).map_or(0, |b| usize::from(u16::from_le_bytes([b[0], b[1]]))) + 0x200;
+        let at = image
+            .get(0x20e..0x210)
+            .map_or(0, |b| usize::from(u16::from_le_bytes([b[0], b[1]])))
+            + 0x200;
         let text: String = image
             .get(at..)
             .unwrap_or_default()
@@ -98,7 +117,9 @@ fn release(image: &[u8], path: &str) -> Result<String, String> {
     if image.starts_with(b"\x7fELF") {
         return from_name().ok_or_else(|| format!("{path} does not tell its version"));
     }
-    Err(format!("{path} is neither a bzImage nor an ELF kernel for x86-64"))
+    Err(format!(
+        "{path} is neither a bzImage nor an ELF kernel for x86-64"
+    ))
 }
 
 /// Decides between the image's kernel and the site's.
@@ -113,7 +134,11 @@ pub fn choose(
         (KernelChoice::Site, _) => "asked for".to_owned(),
         (KernelChoice::Auto, Ok(_)) if !input.hardware_virtualization => slow.to_owned(),
         (KernelChoice::Auto, Err(reason)) => reason.clone(),
-        (KernelChoice::Image, Err(reason)) => return Err(PlanError::NoKernel { reason: reason.clone() }),
+        (KernelChoice::Image, Err(reason)) => {
+            return Err(PlanError::NoKernel {
+                reason: reason.clone(),
+            });
+        }
         (KernelChoice::Auto | KernelChoice::Image, Ok(_)) => String::new(),
     };
     match (own, &input.site_kernel) {
@@ -124,7 +149,11 @@ pub fn choose(
                 "it has drivers for virtual hardware, and the server runs the kernel it was tested with",
             ));
             findings.extend(kernel.findings);
-            Ok(Chosen::Image { file: kernel.file, release: kernel.release, modules: kernel.modules })
+            Ok(Chosen::Image {
+                file: kernel.file,
+                release: kernel.release,
+                modules: kernel.modules,
+            })
         }
         (own, Some(path)) => {
             let found = match own {
@@ -133,22 +162,39 @@ pub fn choose(
             };
             match std::fs::metadata(path) {
                 Ok(meta) if meta.is_file() => {}
-                Ok(_) => return Err(PlanError::NoSiteKernel { path: path.clone(), reason: "not a file".into() }),
+                Ok(_) => {
+                    return Err(PlanError::NoSiteKernel {
+                        path: path.clone(),
+                        reason: "not a file".into(),
+                    });
+                }
                 Err(error) => {
-                    return Err(PlanError::NoSiteKernel { path: path.clone(), reason: error.to_string() });
+                    return Err(PlanError::NoSiteKernel {
+                        path: path.clone(),
+                        reason: error.to_string(),
+                    });
                 }
             }
             findings.push(Finding::changed(
                 step::KERNEL,
                 found,
-                format!("the site kernel {} is used, without the image's initramfs", path.display()),
+                format!(
+                    "the site kernel {} is used, without the image's initramfs",
+                    path.display()
+                ),
                 reason,
             ));
             Ok(Chosen::Site { path: path.clone() })
         }
-        (Ok(_), None) => Err(PlanError::SiteKernelNeeded { reason, can_be_forced: true }),
+        (Ok(_), None) => Err(PlanError::SiteKernelNeeded {
+            reason,
+            can_be_forced: true,
+        }),
         (Err(why), None) if input.kernel == KernelChoice::Site => {
-            Err(PlanError::SiteKernelNeeded { reason: format!("a site kernel was asked for ({why})"), can_be_forced: false })
+            Err(PlanError::SiteKernelNeeded {
+                reason: format!("a site kernel was asked for ({why})"),
+                can_be_forced: false,
+            })
         }
         (Err(reason), None) => Err(PlanError::NoKernel { reason }),
     }

@@ -76,11 +76,26 @@ pub struct Finding {
 
 impl Finding {
     fn seen(step: &str, found: impl Into<String>, why: impl Into<String>) -> Self {
-        Self { step: step.into(), found: found.into(), change: None, why: why.into() }
+        Self {
+            step: step.into(),
+            found: found.into(),
+            change: None,
+            why: why.into(),
+        }
     }
 
-    fn changed(step: &str, found: impl Into<String>, change: impl Into<String>, why: impl Into<String>) -> Self {
-        Self { step: step.into(), found: found.into(), change: Some(change.into()), why: why.into() }
+    fn changed(
+        step: &str,
+        found: impl Into<String>,
+        change: impl Into<String>,
+        why: impl Into<String>,
+    ) -> Self {
+        Self {
+            step: step.into(),
+            found: found.into(),
+            change: Some(change.into()),
+            why: why.into(),
+        }
     }
 }
 
@@ -246,10 +261,13 @@ pub fn plan(input: &PlanInput) -> Result<BootPlan, PlanError> {
     let chosen = kernel::choose(own, input, &mut findings)?;
 
     let recorded = input.recorded.clone().unwrap_or_default();
-    let hostname = recorded
-        .hostname
-        .clone()
-        .or_else(|| system.tree.text("/etc/hostname").map(|t| t.trim().to_owned()).filter(|t| !t.is_empty()));
+    let hostname = recorded.hostname.clone().or_else(|| {
+        system
+            .tree
+            .text("/etc/hostname")
+            .map(|t| t.trim().to_owned())
+            .filter(|t| !t.is_empty())
+    });
     let nics = network::plan(&recorded, &system, &mut findings);
 
     let arguments = entry.as_ref().map_or("", |e| e.arguments.as_str());
@@ -266,12 +284,23 @@ pub fn plan(input: &PlanInput) -> Result<BootPlan, PlanError> {
 
     let (kernel, modules) = match chosen {
         Chosen::Site { path } => (KernelSource::Site { path }, Vec::new()),
-        Chosen::Image { file, release, modules } => {
-            (KernelSource::Image { file: on_disk(&volumes, &file), release }, modules)
-        }
+        Chosen::Image {
+            file,
+            release,
+            modules,
+        } => (
+            KernelSource::Image {
+                file: on_disk(&volumes, &file),
+                release,
+            },
+            modules,
+        ),
     };
     let modules: Vec<FileOnDisk> = modules.iter().map(|m| on_disk(&volumes, m)).collect();
-    instructions.modules = modules.iter().map(|m| modules::path_in_initramfs(&m.path)).collect();
+    instructions.modules = modules
+        .iter()
+        .map(|m| modules::path_in_initramfs(&m.path))
+        .collect();
     if own_initramfs {
         instructions.exec = "/init".into();
     } else {
@@ -280,9 +309,16 @@ pub fn plan(input: &PlanInput) -> Result<BootPlan, PlanError> {
     }
     // Ours comes first: a kernel reads an uncompressed segment wherever it stands, but after
     // some compressed ones (LZ4) it takes what follows for more of the same.
-    let mut initrd = vec![InitrdSegment::Relevo { modules, instructions: instructions.to_string() }];
+    let mut initrd = vec![InitrdSegment::Relevo {
+        modules,
+        instructions: instructions.to_string(),
+    }];
     if own_initramfs {
-        initrd.extend(initrds.iter().map(|file| InitrdSegment::Image(on_disk(&volumes, file))));
+        initrd.extend(
+            initrds
+                .iter()
+                .map(|file| InitrdSegment::Image(on_disk(&volumes, file))),
+        );
     }
     describe_machine(input, &mut findings);
     let root = &volumes.all[system.root];
@@ -296,7 +332,11 @@ pub fn plan(input: &PlanInput) -> Result<BootPlan, PlanError> {
         nics,
         root: RootDevice {
             device: root.device.clone(),
-            uuid: root.fs.as_ref().map(|fs| fs.uuid.clone()).unwrap_or_default(),
+            uuid: root
+                .fs
+                .as_ref()
+                .map(|fs| fs.uuid.clone())
+                .unwrap_or_default(),
             argument: line.root,
         },
         memory_mib: input.memory_mib,
@@ -316,7 +356,11 @@ fn on_disk(volumes: &Volumes, file: &FileOnVolume) -> FileOnDisk {
 }
 
 /// What the shim mounts when there is no initramfs that would.
-fn mounts(volumes: &Volumes, system: &system::System, line: &command_line::CommandLine) -> Vec<Mount> {
+fn mounts(
+    volumes: &Volumes,
+    system: &system::System,
+    line: &command_line::CommandLine,
+) -> Vec<Mount> {
     let mount = |volume: &Volume, path: &str, read_only, options: &str| Mount {
         device: volume.device.clone(),
         path: path.into(),
@@ -325,7 +369,12 @@ fn mounts(volumes: &Volumes, system: &system::System, line: &command_line::Comma
         read_only,
         options: options.into(),
     };
-    let mut mounts = vec![mount(&volumes.all[system.root], "/", !line.read_write, &line.root_flags)];
+    let mut mounts = vec![mount(
+        &volumes.all[system.root],
+        "/",
+        !line.read_write,
+        &line.root_flags,
+    )];
     // Only /usr must be there before init: everything else is mounted by the system itself.
     let usr = system.tree.mounts().find(|(at, _)| *at == "/usr");
     mounts.extend(usr.map(|(at, volume)| mount(&volumes.all[volume], at, true, "")));
@@ -352,7 +401,10 @@ fn describe_disks(volumes: &Volumes, findings: &mut Vec<Finding>) {
             Err(error) => findings.push(Finding::seen(
                 step::DISKS,
                 format!("disk {} cannot be read: {error}", named.name),
-                format!("it is attached as {device} all the same; {}", error.remedy()),
+                format!(
+                    "it is attached as {device} all the same; {}",
+                    error.remedy()
+                ),
             )),
             Ok(layout) => {
                 let table = match layout.table {
@@ -368,12 +420,21 @@ fn describe_disks(volumes: &Volumes, findings: &mut Vec<Finding>) {
                     .collect();
                 findings.push(Finding::changed(
                     step::DISKS,
-                    format!("disk {}: {} bytes, {table}: {}", named.name, named.disk.size(), list.join(", ")),
+                    format!(
+                        "disk {}: {} bytes, {table}: {}",
+                        named.name,
+                        named.disk.size(),
+                        list.join(", ")
+                    ),
                     format!("attached as {device} (virtio)"),
                     "the virtual machine has no other disk controller",
                 ));
                 for note in &layout.notes {
-                    findings.push(Finding::seen(step::DISKS, note.clone(), "the image itself is not changed"));
+                    findings.push(Finding::seen(
+                        step::DISKS,
+                        note.clone(),
+                        "the image itself is not changed",
+                    ));
                 }
             }
         }
@@ -406,7 +467,11 @@ fn describe_disks(volumes: &Volumes, findings: &mut Vec<Finding>) {
     }
 }
 
-fn describe_boot_entry(volumes: &Volumes, entry: Option<&boot_loader::BootEntry>, findings: &mut Vec<Finding>) {
+fn describe_boot_entry(
+    volumes: &Volumes,
+    entry: Option<&boot_loader::BootEntry>,
+    findings: &mut Vec<Finding>,
+) {
     let Some(entry) = entry else {
         findings.push(Finding::seen(
             step::BOOT_LOADER,
@@ -416,24 +481,39 @@ fn describe_boot_entry(volumes: &Volumes, entry: Option<&boot_loader::BootEntry>
         return;
     };
     for note in &entry.notes {
-        findings.push(Finding::seen(step::BOOT_LOADER, note.clone(), "the next possibility was taken"));
+        findings.push(Finding::seen(
+            step::BOOT_LOADER,
+            note.clone(),
+            "the next possibility was taken",
+        ));
     }
     let kernel_on = volumes.all[entry.kernel.volume].in_words(&volumes.disks);
     findings.push(Finding::seen(
         step::BOOT_LOADER,
-        format!("{}: \"{}\", kernel {} on {kernel_on}", entry.source, entry.title, entry.kernel.path),
+        format!(
+            "{}: \"{}\", kernel {} on {kernel_on}",
+            entry.source, entry.title, entry.kernel.path
+        ),
         "this is what the server itself would have booted by default",
     ));
 }
 
 fn describe_machine(input: &PlanInput, findings: &mut Vec<Finding>) {
-    let Some(recorded) = &input.recorded else { return };
+    let Some(recorded) = &input.recorded else {
+        return;
+    };
     let recorded_mib = recorded.memory / (1 << 20);
     if recorded_mib > input.memory_mib || recorded.cpus > input.cpus {
         findings.push(Finding::changed(
             step::MACHINE,
-            format!("the server had {recorded_mib} MiB of memory and {} CPUs", recorded.cpus),
-            format!("{} MiB of memory, number of CPUs {}", input.memory_mib, input.cpus),
+            format!(
+                "the server had {recorded_mib} MiB of memory and {} CPUs",
+                recorded.cpus
+            ),
+            format!(
+                "{} MiB of memory, number of CPUs {}",
+                input.memory_mib, input.cpus
+            ),
             "as asked; services sized for the server's memory may not start with less",
         ));
     }

@@ -32,11 +32,21 @@ pub struct Drivers {
 pub fn resolve(system: &System, release: &str, mounts_root: bool) -> Result<Drivers, String> {
     let directory = format!("/lib/modules/{release}");
     let tree = &system.tree;
-    let dependencies = parse_dependencies(&tree.text(&format!("{directory}/modules.dep")).unwrap_or_default());
-    let mut built_in: BTreeSet<String> =
-        tree.text(&format!("{directory}/modules.builtin")).unwrap_or_default().lines().map(name_of).collect();
+    let dependencies = parse_dependencies(
+        &tree
+            .text(&format!("{directory}/modules.dep"))
+            .unwrap_or_default(),
+    );
+    let mut built_in: BTreeSet<String> = tree
+        .text(&format!("{directory}/modules.builtin"))
+        .unwrap_or_default()
+        .lines()
+        .map(name_of)
+        .collect();
     // A kernel without a module tree may still have all it needs; its configuration tells.
-    let config = tree.text(&format!("/boot/config-{release}")).unwrap_or_default();
+    let config = tree
+        .text(&format!("/boot/config-{release}"))
+        .unwrap_or_default();
     for (name, option) in [
         ("virtio_pci", "CONFIG_VIRTIO_PCI=y"),
         ("virtio_blk", "CONFIG_VIRTIO_BLK=y"),
@@ -51,7 +61,9 @@ pub fn resolve(system: &System, release: &str, mounts_root: bool) -> Result<Driv
     let mut order = Vec::new();
     for name in NEEDED {
         collect(name, &dependencies, &built_in, &mut order).map_err(|missing| {
-            format!("Linux {release} has no driver {missing}, neither built in nor below {directory}")
+            format!(
+                "Linux {release} has no driver {missing}, neither built in nor below {directory}"
+            )
         })?;
     }
     let mut findings = Vec::new();
@@ -70,9 +82,17 @@ pub fn resolve(system: &System, release: &str, mounts_root: bool) -> Result<Driv
     }
     let mut files = Vec::new();
     for path in &order {
-        let path = if path.starts_with('/') { path.clone() } else { format!("{directory}/{path}") };
+        let path = if path.starts_with('/') {
+            path.clone()
+        } else {
+            format!("{directory}/{path}")
+        };
         match tree.find(&path).map_err(|e| e.to_string())? {
-            Some(Place { volume, path, node: Node::File(_) }) => files.push(FileOnVolume { volume, path }),
+            Some(Place {
+                volume,
+                path,
+                node: Node::File(_),
+            }) => files.push(FileOnVolume { volume, path }),
             _ => return Err(format!("{path} is listed in modules.dep but is not there")),
         }
     }
@@ -153,7 +173,19 @@ mod tests {
             collect(name, &dependencies, &built_in, &mut order).unwrap();
         }
         let names: Vec<String> = order.iter().map(|p| name_of(p)).collect();
-        assert_eq!(names, ["virtio", "virtio_ring", "virtio_pci_modern_dev", "virtio_pci", "virtio_blk"]);
-        assert_eq!(collect("nvme", &dependencies, &built_in, &mut order), Err("nvme".into()));
+        assert_eq!(
+            names,
+            [
+                "virtio",
+                "virtio_ring",
+                "virtio_pci_modern_dev",
+                "virtio_pci",
+                "virtio_blk"
+            ]
+        );
+        assert_eq!(
+            collect("nvme", &dependencies, &built_in, &mut order),
+            Err("nvme".into())
+        );
     }
 }

@@ -44,7 +44,11 @@ impl From<&Inventory> for RecordedNetwork {
             nics: inventory
                 .interfaces
                 .iter()
-                .map(|i| RecordedNic { name: i.name.clone(), mac: i.mac.clone(), addresses: i.addresses.clone() })
+                .map(|i| RecordedNic {
+                    name: i.name.clone(),
+                    mac: i.mac.clone(),
+                    addresses: i.addresses.clone(),
+                })
                 .collect(),
             default_route: default.and_then(|r| Some((r.interface.clone(), r.gateway.clone()?))),
             dns: inventory.dns_servers.clone(),
@@ -87,22 +91,37 @@ pub struct StaticAddress {
 const LONGEST_NAME: usize = 15;
 
 /// Plans the cards.
-pub fn plan(recorded: &RecordedNetwork, system: &System, findings: &mut Vec<Finding>) -> Vec<PlannedNic> {
+pub fn plan(
+    recorded: &RecordedNetwork,
+    system: &System,
+    findings: &mut Vec<Finding>,
+) -> Vec<PlannedNic> {
     let mut nics = Vec::new();
     for nic in &recorded.nics {
         let usable = parse_mac(&nic.mac).is_some_and(|mac| mac != [0; 6] && mac[0] & 1 == 0);
         if !usable || !is_interface_name(&nic.name) {
             findings.push(Finding::seen(
                 step::NETWORK,
-                format!("{} was recorded with the hardware address {:?}", nic.name, nic.mac),
+                format!(
+                    "{} was recorded with the hardware address {:?}",
+                    nic.name, nic.mac
+                ),
                 "that is no address of a card, so it gets none",
             ));
             continue;
         }
         findings.push(Finding::changed(
             step::NETWORK,
-            format!("{} with hardware address {} and {}", nic.name, nic.mac, list(&nic.addresses)),
-            format!("a virtio card with the same address, named {} before init starts", nic.name),
+            format!(
+                "{} with hardware address {} and {}",
+                nic.name,
+                nic.mac,
+                list(&nic.addresses)
+            ),
+            format!(
+                "a virtio card with the same address, named {} before init starts",
+                nic.name
+            ),
             "the image's own network configuration finds its card by name or address",
         ));
         nics.push(PlannedNic {
@@ -124,7 +143,11 @@ pub fn plan(recorded: &RecordedNetwork, system: &System, findings: &mut Vec<Find
             format!("one virtio card with the made-up hardware address {mac}"),
             "a server without a network serves nobody",
         ));
-        nics.push(PlannedNic { name, mac, addresses: Vec::new() });
+        nics.push(PlannedNic {
+            name,
+            mac,
+            addresses: Vec::new(),
+        });
     }
     nics
 }
@@ -136,18 +159,32 @@ pub fn give_static_addresses(
     findings: &mut Vec<Finding>,
 ) -> Result<(), PlanError> {
     for wanted in addresses {
-        let bad = |reason: &str| PlanError::BadAddress { address: wanted.address.clone(), reason: reason.into() };
+        let bad = |reason: &str| PlanError::BadAddress {
+            address: wanted.address.clone(),
+            reason: reason.into(),
+        };
         let ipv4 = |text: &str| text.parse::<std::net::Ipv4Addr>().map(|a| a.octets());
-        let (address, prefix) = wanted.address.split_once('/').ok_or_else(|| bad("the prefix length is missing"))?;
+        let (address, prefix) = wanted
+            .address
+            .split_once('/')
+            .ok_or_else(|| bad("the prefix length is missing"))?;
         let address = ipv4(address).map_err(|_| bad("not an IPv4 address"))?;
-        let prefix = prefix.parse().ok().filter(|p| *p <= 32).ok_or_else(|| bad("not a prefix length"))?;
+        let prefix = prefix
+            .parse()
+            .ok()
+            .filter(|p| *p <= 32)
+            .ok_or_else(|| bad("not a prefix length"))?;
         if !is_interface_name(&wanted.interface) {
             return Err(bad("the interface's name is not one"));
         }
-        instructions.addresses.push((wanted.interface.clone(), address, prefix));
+        instructions
+            .addresses
+            .push((wanted.interface.clone(), address, prefix));
         if let Some(gateway) = &wanted.gateway {
             let gateway = ipv4(gateway).map_err(|_| bad("the gateway is not an IPv4 address"))?;
-            instructions.gateways.push((wanted.interface.clone(), gateway));
+            instructions
+                .gateways
+                .push((wanted.interface.clone(), gateway));
         }
         findings.push(Finding::changed(
             step::NETWORK,
@@ -162,11 +199,17 @@ pub fn give_static_addresses(
 fn is_interface_name(name: &str) -> bool {
     !name.is_empty()
         && name.len() <= LONGEST_NAME
-        && name.chars().all(|c| c.is_ascii_graphic() && c != '/' && c != ':')
+        && name
+            .chars()
+            .all(|c| c.is_ascii_graphic() && c != '/' && c != ':')
 }
 
 fn list(addresses: &[String]) -> String {
-    if addresses.is_empty() { "no address".into() } else { addresses.join(", ") }
+    if addresses.is_empty() {
+        "no address".into()
+    } else {
+        addresses.join(", ")
+    }
 }
 
 /// The first interface that the image's configuration names, as ifupdown, NetworkManager, the
@@ -175,9 +218,19 @@ fn configured_interface(system: &System) -> Option<String> {
     let tree = &system.tree;
     let mut names = Vec::new();
     let mut ifupdown = vec!["/etc/network/interfaces".to_owned()];
-    ifupdown.extend(tree.list("/etc/network/interfaces.d").iter().map(|f| format!("/etc/network/interfaces.d/{f}")));
+    ifupdown.extend(
+        tree.list("/etc/network/interfaces.d")
+            .iter()
+            .map(|f| format!("/etc/network/interfaces.d/{f}")),
+    );
     for text in ifupdown.iter().filter_map(|p| tree.text(p)) {
-        names.extend(text.lines().filter_map(|l| l.trim().strip_prefix("iface ")?.split_whitespace().next().map(str::to_owned)));
+        names.extend(text.lines().filter_map(|l| {
+            l.trim()
+                .strip_prefix("iface ")?
+                .split_whitespace()
+                .next()
+                .map(str::to_owned)
+        }));
     }
     for (directory, key) in [
         ("/etc/NetworkManager/system-connections", "interface-name="),
@@ -185,18 +238,28 @@ fn configured_interface(system: &System) -> Option<String> {
         ("/etc/systemd/network", "Name="),
     ] {
         for file in tree.list(directory) {
-            let text = tree.text(&format!("{directory}/{file}")).unwrap_or_default();
-            names.extend(text.lines().filter_map(|l| Some(l.trim().strip_prefix(key)?.trim_matches('"').to_owned())));
+            let text = tree
+                .text(&format!("{directory}/{file}"))
+                .unwrap_or_default();
+            names
+                .extend(text.lines().filter_map(|l| {
+                    Some(l.trim().strip_prefix(key)?.trim_matches('"').to_owned())
+                }));
         }
     }
-    names.into_iter().find(|n| n != "lo" && is_interface_name(n) && !n.contains(['*', '?', '.']))
+    names
+        .into_iter()
+        .find(|n| n != "lo" && is_interface_name(n) && !n.contains(['*', '?', '.']))
 }
 
 /// The same address for the same image each time, in the range that QEMU and KVM use.
 fn made_up_mac(system: &System) -> String {
-    let seed = system.tree.text("/etc/machine-id").unwrap_or_default() + &system.tree.text("/etc/hostname").unwrap_or_default();
+    let seed = system.tree.text("/etc/machine-id").unwrap_or_default()
+        + &system.tree.text("/etc/hostname").unwrap_or_default();
     // FNV-1a: spread is all that is asked of it.
-    let hash = seed.bytes().fold(0x811c_9dc5_u32, |h, b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193));
+    let hash = seed.bytes().fold(0x811c_9dc5_u32, |h, b| {
+        (h ^ u32::from(b)).wrapping_mul(0x0100_0193)
+    });
     let [a, b, c, _] = hash.to_be_bytes();
     format!("52:54:00:{a:02x}:{b:02x}:{c:02x}")
 }

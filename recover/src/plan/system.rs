@@ -37,8 +37,15 @@ pub struct System {
 
 /// Files that tell a root from other volumes: none is on every system, any is on no data volume.
 const MARKS: &[&str] = &[
-    "/etc/fstab", "/etc/os-release", "/usr/lib/os-release", "/etc/inittab", "/etc/passwd", "/sbin/init",
-    "/usr/sbin/init", "/bin/busybox", "/usr/lib/systemd/systemd",
+    "/etc/fstab",
+    "/etc/os-release",
+    "/usr/lib/os-release",
+    "/etc/inittab",
+    "/etc/passwd",
+    "/sbin/init",
+    "/usr/sbin/init",
+    "/bin/busybox",
+    "/usr/lib/systemd/systemd",
 ];
 
 /// Finds every volume that looks like a root, the most likely first.
@@ -47,7 +54,10 @@ pub fn find(volumes: &Volumes) -> Result<Vec<System>, PlanError> {
     for (index, volume) in volumes.all.iter().enumerate() {
         let Some(fs) = &volume.fs else { continue };
         let mut tree = Tree::of(index, Rc::clone(fs) as Rc<dyn FileSystem>);
-        let marks = MARKS.iter().filter(|m| matches!(tree.find(m), Ok(Some(_)))).count();
+        let marks = MARKS
+            .iter()
+            .filter(|m| matches!(tree.find(m), Ok(Some(_))))
+            .count();
         if marks == 0 || !matches!(tree.find("/etc"), Ok(Some(_))) {
             continue;
         }
@@ -64,7 +74,15 @@ pub fn find(volumes: &Volumes) -> Result<Vec<System>, PlanError> {
             .iter()
             .find_map(|p| tree.text(p))
             .and_then(|text| pretty_name(&text));
-        found.push((marks, System { root: index, tree, fstab, name }));
+        found.push((
+            marks,
+            System {
+                root: index,
+                tree,
+                fstab,
+                name,
+            },
+        ));
     }
     if found.is_empty() {
         return Err(nothing_found(volumes));
@@ -79,7 +97,10 @@ pub fn choose(
     systems: Vec<System>,
     findings: &mut Vec<Finding>,
 ) -> Result<(System, Option<BootEntry>), FsError> {
-    let names: Vec<String> = systems.iter().map(|s| volumes.all[s.root].in_words(&volumes.disks)).collect();
+    let names: Vec<String> = systems
+        .iter()
+        .map(|s| volumes.all[s.root].in_words(&volumes.disks))
+        .collect();
     let mut chosen: Option<(System, Option<BootEntry>)> = None;
     for system in systems {
         let entry = boot_loader::find_default(volumes, &system.tree)?;
@@ -92,24 +113,44 @@ pub fn choose(
         }
     }
     let Some((mut system, entry)) = chosen else {
-        return Err(FsError::NotFound { path: "/etc".into() });
+        return Err(FsError::NotFound {
+            path: "/etc".into(),
+        });
     };
     // The boot loader's word on the root counts more than where its configuration lies.
-    let named = entry.as_ref().and_then(|e| root_argument(&e.arguments)).and_then(|root| volumes.resolve(root));
+    let named = entry
+        .as_ref()
+        .and_then(|e| root_argument(&e.arguments))
+        .and_then(|root| volumes.resolve(root));
     if let Some(other) = named.filter(|v| *v != system.root)
-        && let Some(better) = find(volumes).ok().and_then(|all| all.into_iter().find(|s| s.root == other))
+        && let Some(better) = find(volumes)
+            .ok()
+            .and_then(|all| all.into_iter().find(|s| s.root == other))
     {
         system = better;
     }
     let root = volumes.all[system.root].in_words(&volumes.disks);
-    let name = system.name.clone().unwrap_or_else(|| "a Linux system".into());
+    let name = system
+        .name
+        .clone()
+        .unwrap_or_else(|| "a Linux system".into());
     let why = match names.len() {
         1 => "it is the only volume with a system on it".to_owned(),
-        _ => format!("systems were seen on {}; this one is what the boot loader starts", names.join(" and ")),
+        _ => format!(
+            "systems were seen on {}; this one is what the boot loader starts",
+            names.join(" and ")
+        ),
     };
-    findings.push(Finding::seen(step::SYSTEM, format!("{name} on {root}"), why));
+    findings.push(Finding::seen(
+        step::SYSTEM,
+        format!("{name} on {root}"),
+        why,
+    ));
     for (path, volume) in system.tree.mounts() {
-        let found = format!("{path} is on {}", volumes.all[volume].in_words(&volumes.disks));
+        let found = format!(
+            "{path} is on {}",
+            volumes.all[volume].in_words(&volumes.disks)
+        );
         findings.push(Finding::seen(step::SYSTEM, found, "its fstab says so"));
     }
     Ok((system, entry))
@@ -117,7 +158,10 @@ pub fn choose(
 
 /// The value of the last `root=`, which is the one that counts.
 pub fn root_argument(arguments: &str) -> Option<&str> {
-    arguments.split_whitespace().rev().find_map(|w| w.strip_prefix("root="))
+    arguments
+        .split_whitespace()
+        .rev()
+        .find_map(|w| w.strip_prefix("root="))
 }
 
 /// Links from the names that disks had on the server to the ones they have now, for what names
@@ -131,7 +175,9 @@ pub fn device_links(
     let mut links = Vec::new();
     let specs = system.fstab.iter().map(|e| e.device.as_str()).chain([root]);
     for spec in specs {
-        let Some(name) = spec.strip_prefix("/dev/") else { continue };
+        let Some(name) = spec.strip_prefix("/dev/") else {
+            continue;
+        };
         // A link below a directory would need the directory: such names are old and rare.
         if split_device(name).is_none() || name.contains('/') {
             continue;
@@ -177,7 +223,9 @@ fn parse_fstab(text: &str) -> Vec<FstabEntry> {
 }
 
 fn pretty_name(os_release: &str) -> Option<String> {
-    let value = os_release.lines().find_map(|l| l.strip_prefix("PRETTY_NAME="))?;
+    let value = os_release
+        .lines()
+        .find_map(|l| l.strip_prefix("PRETTY_NAME="))?;
     Some(value.trim_matches(['"', '\'']).to_owned())
 }
 
@@ -186,7 +234,10 @@ fn nothing_found(volumes: &Volumes) -> PlanError {
     if volumes.all.is_empty() {
         for named in &volumes.disks {
             if let Err(source) = read_layout(named.disk.as_ref()) {
-                return PlanError::Layout { disk: named.name.clone(), source };
+                return PlanError::Layout {
+                    disk: named.name.clone(),
+                    source,
+                };
             }
         }
     }
@@ -194,7 +245,12 @@ fn nothing_found(volumes: &Volumes) -> PlanError {
         .disks
         .iter()
         .zip(&volumes.layouts)
-        .filter_map(|(named, layout)| layout.as_ref().err().map(|e| format!("disk {}: {e}", named.name)))
+        .filter_map(|(named, layout)| {
+            layout
+                .as_ref()
+                .err()
+                .map(|e| format!("disk {}: {e}", named.name))
+        })
         .collect();
     let mut likely = Content::Blank;
     let mut largest = 0;
@@ -205,7 +261,10 @@ fn nothing_found(volumes: &Volumes) -> PlanError {
             (None, Content::Ext) => format!("{what} has no /etc of a system"),
             (None, _) => what,
         });
-        let aside = matches!(volume.content, Content::Swap | Content::Fat | Content::Blank);
+        let aside = matches!(
+            volume.content,
+            Content::Swap | Content::Fat | Content::Blank
+        );
         if !aside && volume.content != Content::Ext && volume.partition.len > largest {
             largest = volume.partition.len;
             likely = volume.content;
@@ -227,7 +286,10 @@ mod tests {
 
     #[test]
     fn the_last_root_counts() {
-        assert_eq!(root_argument("root=/dev/sda1 ro root=UUID=5"), Some("UUID=5"));
+        assert_eq!(
+            root_argument("root=/dev/sda1 ro root=UUID=5"),
+            Some("UUID=5")
+        );
         assert_eq!(root_argument("ro quiet"), None);
     }
 }

@@ -24,31 +24,64 @@ pub(super) fn write(plan: &BootPlan, f: &mut Formatter<'_>) -> Result {
         writeln!(f, "     why:     {}", finding.why)?;
     }
     writeln!(f, "\nThe virtual machine")?;
-    writeln!(f, "   memory:       {} MiB, {} CPU", plan.memory_mib, plan.cpus)?;
+    writeln!(
+        f,
+        "   memory:       {} MiB, {} CPU",
+        plan.memory_mib, plan.cpus
+    )?;
     match &plan.kernel {
-        KernelSource::Image { file, release } => writeln!(f, "   kernel:       Linux {release}, {} of the image", file.path)?,
-        KernelSource::Site { path } => writeln!(f, "   kernel:       {} of the recovery site", path.display())?,
+        KernelSource::Image { file, release } => writeln!(
+            f,
+            "   kernel:       Linux {release}, {} of the image",
+            file.path
+        )?,
+        KernelSource::Site { path } => writeln!(
+            f,
+            "   kernel:       {} of the recovery site",
+            path.display()
+        )?,
     }
     for segment in &plan.initrd {
         match segment {
-            InitrdSegment::Image(file) => writeln!(f, "   initramfs:    {} of the image", file.path)?,
+            InitrdSegment::Image(file) => {
+                writeln!(f, "   initramfs:    {} of the image", file.path)?
+            }
             InitrdSegment::Relevo { modules, .. } => {
-                writeln!(f, "   initramfs:    our own segment: init shim and {} modules", modules.len())?;
+                writeln!(
+                    f,
+                    "   initramfs:    our own segment: init shim and {} modules",
+                    modules.len()
+                )?;
             }
         }
     }
     writeln!(f, "   command line: {}", plan.command_line)?;
-    writeln!(f, "   root:         {} (UUID {})", plan.root.device, plan.root.uuid)?;
+    writeln!(
+        f,
+        "   root:         {} (UUID {})",
+        plan.root.device, plan.root.uuid
+    )?;
     for disk in &plan.disks {
-        writeln!(f, "   disk:         {} was {}, {} bytes", disk.device, disk.name, disk.size)?;
+        writeln!(
+            f,
+            "   disk:         {} was {}, {} bytes",
+            disk.device, disk.name, disk.size
+        )?;
     }
     for nic in &plan.nics {
-        writeln!(f, "   network card: {} {}", nic.mac, nic.name.as_deref().unwrap_or("(named by the image)"))?;
+        writeln!(
+            f,
+            "   network card: {} {}",
+            nic.mac,
+            nic.name.as_deref().unwrap_or("(named by the image)")
+        )?;
     }
     Ok(())
 }
 
 fn capital(text: &str) -> String {
     let mut chars = text.chars();
-    chars.next().map_or_else(String::new, |c| c.to_uppercase().chain(chars).collect())
+    chars
+        .next()
+        .map_or_else(String::new, |c| c.to_uppercase().chain(chars).collect())
 }

@@ -21,7 +21,9 @@ pub(super) fn boot_default(shell: &mut Shell<'_>) -> Result<Loaded, String> {
         let item = match find(&menu, &head) {
             Some(item) => item,
             None => {
-                notes.push(format!("the default \"{wanted}\" names no entry: GRUB then takes the first"));
+                notes.push(format!(
+                    "the default \"{wanted}\" names no entry: GRUB then takes the first"
+                ));
                 menu.first().cloned().ok_or("a submenu is empty")?
             }
         };
@@ -42,8 +44,15 @@ pub(super) fn boot_default(shell: &mut Shell<'_>) -> Result<Loaded, String> {
             }
             MenuKind::BootLoaderEntry(entry) => {
                 let arguments = shell.expand_text(&entry.options).join(" ");
-                let initrds = entry.initrds.iter().flat_map(|i| shell.expand_text(i)).collect();
-                let device = shell.variable("boot").or_else(|| shell.variable("root")).unwrap_or_default();
+                let initrds = entry
+                    .initrds
+                    .iter()
+                    .flat_map(|i| shell.expand_text(i))
+                    .collect();
+                let device = shell
+                    .variable("boot")
+                    .or_else(|| shell.variable("root"))
+                    .unwrap_or_default();
                 return Ok(Loaded {
                     title: item.title,
                     device: device.trim_matches(['(', ')']).to_owned(),
@@ -62,13 +71,26 @@ fn finish(shell: &mut Shell<'_>, title: String, notes: Vec<String>) -> Result<Lo
     let request = std::mem::take(&mut shell.request);
     let Some((kernel, arguments)) = request.linux else {
         return Err(match request.foreign {
-            Some(command) => format!("the default entry \"{title}\" starts no Linux kernel but runs `{command}`"),
+            Some(command) => {
+                format!("the default entry \"{title}\" starts no Linux kernel but runs `{command}`")
+            }
             None => format!("the default entry \"{title}\" loads no kernel"),
         });
     };
     let (device, kernel) = shell.split(&kernel);
-    let initrds = request.initrds.iter().map(|path| shell.split(path).1.to_owned()).collect();
-    Ok(Loaded { title, device, kernel: kernel.to_owned(), initrds, arguments: arguments.join(" "), notes })
+    let initrds = request
+        .initrds
+        .iter()
+        .map(|path| shell.split(path).1.to_owned())
+        .collect();
+    Ok(Loaded {
+        title,
+        device,
+        kernel: kernel.to_owned(),
+        initrds,
+        arguments: arguments.join(" "),
+        notes,
+    })
 }
 
 /// Splits `1>2` at its first single `>`; `>>` stands for the character.
@@ -95,6 +117,9 @@ fn find(menu: &[MenuItem], name: &str) -> Option<MenuItem> {
     }
     match name.trim().parse::<usize>() {
         Ok(index) => menu.get(index).cloned(),
-        Err(_) => menu.iter().find(|item| item.id.as_deref() == Some(name) || item.title == name).cloned(),
+        Err(_) => menu
+            .iter()
+            .find(|item| item.id.as_deref() == Some(name) || item.title == name)
+            .cloned(),
     }
 }

@@ -19,7 +19,11 @@ use crate::filesystem::tree::{Place, Tree};
 use crate::filesystem::volume::Volumes;
 
 /// Where the configuration lies, seen from the running system.
-pub const CONFIGS: &[&str] = &["/boot/grub/grub.cfg", "/boot/grub2/grub.cfg", "/boot/efi/EFI/redhat/grub.cfg"];
+pub const CONFIGS: &[&str] = &[
+    "/boot/grub/grub.cfg",
+    "/boot/grub2/grub.cfg",
+    "/boot/efi/EFI/redhat/grub.cfg",
+];
 
 /// What a script can see of the machine. Devices are GRUB names without parentheses.
 pub trait World {
@@ -42,7 +46,11 @@ pub trait World {
 /// Reads the default entry of the `grub.cfg` at `place`.
 pub fn read(volumes: &Volumes, system: &Tree, place: &Place, path: &str) -> Result<Choice, String> {
     let text = system.text(path).ok_or("it cannot be read")?;
-    let device = volumes.all.get(place.volume).map(|v| v.grub_name()).ok_or("its volume is unknown")?;
+    let device = volumes
+        .all
+        .get(place.volume)
+        .map(|v| v.grub_name())
+        .ok_or("its volume is unknown")?;
     let directory = place.path.rsplit_once('/').map_or("", |(d, _)| d);
     let loaded = default_entry(&text, &device, directory, &OnVolumes(volumes))?;
     Ok(Choice {
@@ -73,7 +81,12 @@ pub struct Loaded {
 }
 
 /// Runs a configuration that lies in `directory` of `device` and returns what its default loads.
-pub fn default_entry(text: &str, device: &str, directory: &str, world: &dyn World) -> Result<Loaded, String> {
+pub fn default_entry(
+    text: &str,
+    device: &str,
+    directory: &str,
+    world: &dyn World,
+) -> Result<Loaded, String> {
     let script = syntax::parse(text)?;
     let mut shell = shell::Shell::new(world, device, directory);
     shell.run(&script)?;
@@ -108,10 +121,16 @@ impl World for OnVolumes<'_> {
         self.name(self.0.by_label(label)?)
     }
     fn by_file(&self, path: &str) -> Option<String> {
-        self.0.all.iter().map(|v| v.grub_name()).find(|name| self.is_directory(name, path).is_some())
+        self.0
+            .all
+            .iter()
+            .map(|v| v.grub_name())
+            .find(|name| self.is_directory(name, path).is_some())
     }
     fn entries(&self, device: &str) -> Vec<super::bls::Entry> {
-        let Some(tree) = self.tree(device) else { return Vec::new() };
+        let Some(tree) = self.tree(device) else {
+            return Vec::new();
+        };
         ["/loader/entries", "/boot/loader/entries"]
             .iter()
             .map(|directory| super::bls::entries(&tree, directory))
@@ -129,11 +148,18 @@ fn volume_of(volumes: &Volumes, device: &str) -> Option<usize> {
         return Some(exact);
     }
     let (disk, partition) = device.split_once(',').unwrap_or((device, "0"));
-    let number = |s: &str| s.trim_start_matches(|c: char| !c.is_ascii_digit()).parse::<u32>().ok();
+    let number = |s: &str| {
+        s.trim_start_matches(|c: char| !c.is_ascii_digit())
+            .parse::<u32>()
+            .ok()
+    };
     if disk.starts_with("lvm") || disk.starts_with("md") || disk.starts_with("crypt") {
         return None;
     }
     let disk_index = number(disk)? as usize;
     let partition = number(partition)?;
-    volumes.all.iter().position(|v| v.disk == disk_index && v.partition.number == partition)
+    volumes
+        .all
+        .iter()
+        .position(|v| v.disk == disk_index && v.partition.number == partition)
 }

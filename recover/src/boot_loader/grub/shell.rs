@@ -60,8 +60,10 @@ impl<'w> Shell<'w> {
             "200_final",
             "nativedisk_cmd",
         ];
-        let mut variables: HashMap<String, String> =
-            features.iter().map(|f| (format!("feature_{f}"), "y".to_owned())).collect();
+        let mut variables: HashMap<String, String> = features
+            .iter()
+            .map(|f| (format!("feature_{f}"), "y".to_owned()))
+            .collect();
         for (name, value) in [
             ("root", device.to_owned()),
             ("prefix", format!("({device}){directory}")),
@@ -86,7 +88,9 @@ impl<'w> Shell<'w> {
     pub(super) fn run(&mut self, block: &Block) -> Result<bool, String> {
         self.depth += 1;
         if self.depth > MAX_DEPTH {
-            return Err(format!("functions or files call each other deeper than {MAX_DEPTH}"));
+            return Err(format!(
+                "functions or files call each other deeper than {MAX_DEPTH}"
+            ));
         }
         let mut success = true;
         for statement in block.iter() {
@@ -97,7 +101,11 @@ impl<'w> Shell<'w> {
     }
 
     /// Runs a block with its own positional arguments (`$1`, …).
-    pub(super) fn run_with(&mut self, block: &Block, arguments: Vec<String>) -> Result<bool, String> {
+    pub(super) fn run_with(
+        &mut self,
+        block: &Block,
+        arguments: Vec<String>,
+    ) -> Result<bool, String> {
         let outer = std::mem::replace(&mut self.arguments, arguments);
         let result = self.run(block);
         self.arguments = outer;
@@ -119,7 +127,10 @@ impl<'w> Shell<'w> {
                 let words = self.expand_all(words);
                 self.command(&words, block.as_ref())
             }
-            Statement::If { branches, otherwise } => {
+            Statement::If {
+                branches,
+                otherwise,
+            } => {
                 for (condition, body) in branches {
                     if self.run(condition)? {
                         return self.run(body);
@@ -135,7 +146,11 @@ impl<'w> Shell<'w> {
                 }
                 Ok(success)
             }
-            Statement::While { condition, body, until } => {
+            Statement::While {
+                condition,
+                body,
+                until,
+            } => {
                 while self.run(condition)? != *until {
                     self.step()?;
                     self.run(body)?;
@@ -156,7 +171,9 @@ impl<'w> Shell<'w> {
     }
 
     fn plain_command(&mut self, words: &[String], block: Option<&Block>) -> Result<bool, String> {
-        let Some((name, args)) = words.split_first() else { return Ok(true) };
+        let Some((name, args)) = words.split_first() else {
+            return Ok(true);
+        };
         if let Some(body) = self.functions.get(name).cloned() {
             return self.run_with(&body, args.to_vec());
         }
@@ -169,7 +186,11 @@ impl<'w> Shell<'w> {
         }
         match name.as_str() {
             "[" => {
-                let inner = if args.last().is_some_and(|a| a == "]") { &args[..args.len() - 1] } else { args };
+                let inner = if args.last().is_some_and(|a| a == "]") {
+                    &args[..args.len() - 1]
+                } else {
+                    args
+                };
                 Ok(test_command::evaluate(self, inner))
             }
             "test" => Ok(test_command::evaluate(self, args)),
@@ -192,7 +213,10 @@ impl<'w> Shell<'w> {
                 Ok(true)
             }
             "blscfg" => {
-                let device = self.variable("boot").or_else(|| self.variable("root")).unwrap_or_default();
+                let device = self
+                    .variable("boot")
+                    .or_else(|| self.variable("root"))
+                    .unwrap_or_default();
                 for entry in self.world.entries(device.trim_matches(['(', ')'])) {
                     self.menu.push(MenuItem {
                         title: entry.title.clone(),
@@ -202,10 +226,14 @@ impl<'w> Shell<'w> {
                 }
                 Ok(true)
             }
-            "search" | "search.fs_uuid" | "search.fs_label" | "search.file" => Ok(self.search(name, args)),
+            "search" | "search.fs_uuid" | "search.fs_label" | "search.file" => {
+                Ok(self.search(name, args))
+            }
             "load_env" => Ok(self.load_env(args)),
             "source" | "." | "configfile" => {
-                let Some(content) = args.first().and_then(|path| self.read(path)) else { return Ok(false) };
+                let Some(content) = args.first().and_then(|path| self.read(path)) else {
+                    return Ok(false);
+                };
                 let block = syntax::parse(&String::from_utf8_lossy(&content))?;
                 self.run(&block)
             }
@@ -216,17 +244,22 @@ impl<'w> Shell<'w> {
                 Ok(true)
             }
             "initrd" | "initrd16" | "initrdefi" => {
-                self.request.initrds = args.iter().filter(|a| !a.starts_with("--")).map(|a| self.pinned(a)).collect();
+                self.request.initrds = args
+                    .iter()
+                    .filter(|a| !a.starts_with("--"))
+                    .map(|a| self.pinned(a))
+                    .collect();
                 Ok(true)
             }
-            "chainloader" | "multiboot" | "multiboot2" | "xen_hypervisor" | "kfreebsd" | "ntldr" | "kopenbsd"
-            | "uki" | "fwsetup" | "exit" | "reboot" | "halt" => {
+            "chainloader" | "multiboot" | "multiboot2" | "xen_hypervisor" | "kfreebsd"
+            | "ntldr" | "kopenbsd" | "uki" | "fwsetup" | "exit" | "reboot" | "halt" => {
                 self.request.foreign.get_or_insert_with(|| words.join(" "));
                 Ok(true)
             }
             // Commands that succeed on any machine but change nothing here.
-            "insmod" | "true" | "save_env" | "terminal_output" | "terminal_input" | "terminal" | "serial" | "echo"
-            | "clear" | "play" | "rmmod" | "gfxmode" | "increment" | "normal" => Ok(true),
+            "insmod" | "true" | "save_env" | "terminal_output" | "terminal_input" | "terminal"
+            | "serial" | "echo" | "clear" | "play" | "rmmod" | "gfxmode" | "increment"
+            | "normal" => Ok(true),
             // All else fails, as a command that is not there does: `false`, `loadfont`, `keystatus`, `cpuid`, …
             _ => Ok(false),
         }
@@ -234,7 +267,9 @@ impl<'w> Shell<'w> {
 
     fn assign(&mut self, variable: &str, value: &str) -> Result<(), String> {
         if value.len() > MAX_VALUE {
-            return Err(format!("the variable {variable} grows beyond {MAX_VALUE} bytes"));
+            return Err(format!(
+                "the variable {variable} grows beyond {MAX_VALUE} bytes"
+            ));
         }
         self.variables.insert(variable.to_owned(), value.to_owned());
         Ok(())
@@ -251,14 +286,20 @@ impl<'w> Shell<'w> {
                     words.next();
                 }
                 "--unrestricted" => {}
-                word if word.starts_with("--id=") => id = word.strip_prefix("--id=").map(str::to_owned),
+                word if word.starts_with("--id=") => {
+                    id = word.strip_prefix("--id=").map(str::to_owned)
+                }
                 word if word.starts_with("--") => {}
                 word => titles.push(word.to_owned()),
             }
         }
         let title = titles.first().cloned().unwrap_or_default();
         let body = body.clone();
-        let kind = if submenu { MenuKind::Submenu(body, titles) } else { MenuKind::Entry(body, titles) };
+        let kind = if submenu {
+            MenuKind::Submenu(body, titles)
+        } else {
+            MenuKind::Entry(body, titles)
+        };
         self.menu.push(MenuItem { title, id, kind });
     }
 
@@ -272,7 +313,9 @@ impl<'w> Shell<'w> {
                 "--label" | "-l" | "--fs-label" => how = "fs_label".into(),
                 "--file" | "-f" => how = "file".into(),
                 "--set" | "-s" => variable = Some("root".to_owned()),
-                arg if arg.starts_with("--set=") => variable = arg.strip_prefix("--set=").map(str::to_owned),
+                arg if arg.starts_with("--set=") => {
+                    variable = arg.strip_prefix("--set=").map(str::to_owned)
+                }
                 arg if arg.starts_with('-') => {}
                 arg => names.push(arg),
             }
@@ -281,7 +324,9 @@ impl<'w> Shell<'w> {
         if name.starts_with("search.") {
             variable = names.get(1).map(|v| (*v).to_owned());
         }
-        let Some(wanted) = names.first() else { return false };
+        let Some(wanted) = names.first() else {
+            return false;
+        };
         let found = match how.as_str() {
             "fs_uuid" => self.world.by_uuid(wanted),
             "fs_label" => self.world.by_label(wanted),
@@ -297,18 +342,23 @@ impl<'w> Shell<'w> {
     }
 
     fn load_env(&mut self, args: &[String]) -> bool {
-        let mut file = "${prefix}/grubenv".replace("${prefix}", &self.variable("prefix").unwrap_or_default());
+        let mut file =
+            "${prefix}/grubenv".replace("${prefix}", &self.variable("prefix").unwrap_or_default());
         let mut only = Vec::new();
         let mut words = args.iter();
         while let Some(word) = words.next() {
             match word.as_str() {
                 "-f" | "--file" => file = words.next().cloned().unwrap_or_default(),
-                word if word.starts_with("--file=") => file = word.trim_start_matches("--file=").to_owned(),
+                word if word.starts_with("--file=") => {
+                    file = word.trim_start_matches("--file=").to_owned()
+                }
                 word if word.starts_with('-') => {}
                 word => only.push(word.to_owned()),
             }
         }
-        let Some(block) = self.read(&file) else { return false };
+        let Some(block) = self.read(&file) else {
+            return false;
+        };
         for (key, value) in environment::parse(&block) {
             if only.is_empty() || only.contains(&key) {
                 self.variables.insert(key, value);
@@ -323,7 +373,10 @@ impl<'w> Shell<'w> {
             "@" | "*" => Some(self.arguments.join(" ")),
             "#" => Some(self.arguments.len().to_string()),
             _ => match name.parse::<usize>() {
-                Ok(index) => index.checked_sub(1).and_then(|i| self.arguments.get(i)).cloned(),
+                Ok(index) => index
+                    .checked_sub(1)
+                    .and_then(|i| self.arguments.get(i))
+                    .cloned(),
                 Err(_) => self.variables.get(name).cloned(),
             },
         }
@@ -334,7 +387,9 @@ impl<'w> Shell<'w> {
         text.split_whitespace()
             .flat_map(|word| match word.strip_prefix('$') {
                 Some(name) => {
-                    let value = self.variable(name.trim_matches(['{', '}'])).unwrap_or_default();
+                    let value = self
+                        .variable(name.trim_matches(['{', '}']))
+                        .unwrap_or_default();
                     value.split_whitespace().map(str::to_owned).collect()
                 }
                 None => vec![word.to_owned()],
@@ -353,9 +408,14 @@ impl<'w> Shell<'w> {
             match piece {
                 Piece::Text { text, .. } => current.get_or_insert_default().push_str(text),
                 Piece::Variable { name, quoted: true } => {
-                    current.get_or_insert_default().push_str(&self.variable(name).unwrap_or_default());
+                    current
+                        .get_or_insert_default()
+                        .push_str(&self.variable(name).unwrap_or_default());
                 }
-                Piece::Variable { name, quoted: false } => {
+                Piece::Variable {
+                    name,
+                    quoted: false,
+                } => {
                     let value = self.variable(name).unwrap_or_default();
                     for (index, part) in value.split_whitespace().enumerate() {
                         if index > 0 {
@@ -372,11 +432,18 @@ impl<'w> Shell<'w> {
 
     /// A path with its device: `(hd0,gpt1)/boot/vmlinuz`, so that a later `root` does not change it.
     fn pinned(&self, path: &str) -> String {
-        if path.starts_with('(') { path.to_owned() } else { format!("({}){path}", self.root()) }
+        if path.starts_with('(') {
+            path.to_owned()
+        } else {
+            format!("({}){path}", self.root())
+        }
     }
 
     fn root(&self) -> String {
-        self.variable("root").unwrap_or_default().trim_matches(['(', ')']).to_owned()
+        self.variable("root")
+            .unwrap_or_default()
+            .trim_matches(['(', ')'])
+            .to_owned()
     }
 
     /// Splits a path into device and path on it.

@@ -13,10 +13,24 @@ pub(super) type Block = Rc<Vec<Statement>>;
 pub(super) enum Statement {
     /// A command with its words, and the block of a `menuentry` or `submenu`.
     Command(Vec<Word>, Option<Block>),
-    If { branches: Vec<(Block, Block)>, otherwise: Block },
-    For { name: String, words: Vec<Word>, body: Block },
-    While { condition: Block, body: Block, until: bool },
-    Function { name: String, body: Block },
+    If {
+        branches: Vec<(Block, Block)>,
+        otherwise: Block,
+    },
+    For {
+        name: String,
+        words: Vec<Word>,
+        body: Block,
+    },
+    While {
+        condition: Block,
+        body: Block,
+        until: bool,
+    },
+    Function {
+        name: String,
+        body: Block,
+    },
 }
 
 pub(super) type Word = Vec<Piece>;
@@ -43,7 +57,11 @@ pub(super) fn parse(text: &str) -> Result<Block, String> {
         return Err(format!("{} bytes is no menu", text.len()));
     }
     let tokens = tokens(text);
-    let mut parser = Parser { tokens, at: 0, depth: 0 };
+    let mut parser = Parser {
+        tokens,
+        at: 0,
+        depth: 0,
+    };
     let block = parser.block(&[])?;
     match parser.peek() {
         None => Ok(block),
@@ -76,7 +94,11 @@ fn tokens(text: &str) -> Vec<(usize, Token)> {
                 line += 1;
                 at += 2;
             }
-            '{' | '}' if chars.get(at + 1).is_none_or(|c| c.is_whitespace() || matches!(c, ';' | '}' | '{')) => {
+            '{' | '}'
+                if chars
+                    .get(at + 1)
+                    .is_none_or(|c| c.is_whitespace() || matches!(c, ';' | '}' | '{')) =>
+            {
                 tokens.push((line, if c == '{' { Token::Open } else { Token::Close }));
                 at += 1;
             }
@@ -128,7 +150,10 @@ fn word(chars: &[char], at: &mut usize, line: &mut usize) -> Word {
             '$' => match variable(chars, at) {
                 Some(name) => {
                     flush(&mut pieces, &mut text, false);
-                    pieces.push(Piece::Variable { name, quoted: false });
+                    pieces.push(Piece::Variable {
+                        name,
+                        quoted: false,
+                    });
                 }
                 None => {
                     *at += 1;
@@ -189,7 +214,10 @@ fn double_quoted(chars: &[char], at: &mut usize, line: &mut usize, pieces: &mut 
 
 fn flush(pieces: &mut Word, text: &mut String, quoted: bool) {
     if quoted || !text.is_empty() {
-        pieces.push(Piece::Text { text: std::mem::take(text), quoted });
+        pieces.push(Piece::Text {
+            text: std::mem::take(text),
+            quoted,
+        });
     }
 }
 
@@ -202,10 +230,16 @@ fn variable(chars: &[char], at: &mut usize) -> Option<String> {
         while *chars.get(to)? != '}' {
             to += 1;
         }
-    } else if chars.get(from).is_some_and(|c| matches!(c, '?' | '#' | '@' | '*') || c.is_ascii_digit()) {
+    } else if chars
+        .get(from)
+        .is_some_and(|c| matches!(c, '?' | '#' | '@' | '*') || c.is_ascii_digit())
+    {
         to += 1;
     } else {
-        while chars.get(to).is_some_and(|c| c.is_ascii_alphanumeric() || *c == '_') {
+        while chars
+            .get(to)
+            .is_some_and(|c| c.is_ascii_alphanumeric() || *c == '_')
+        {
             to += 1;
         }
     }
@@ -231,7 +265,12 @@ impl Parser {
     fn bare(&self) -> Option<&str> {
         match self.peek() {
             Some((_, Token::Word(word))) => match word.as_slice() {
-                [Piece::Text { text, quoted: false }] => Some(text),
+                [
+                    Piece::Text {
+                        text,
+                        quoted: false,
+                    },
+                ] => Some(text),
                 _ => None,
             },
             _ => None,
@@ -239,7 +278,9 @@ impl Parser {
     }
 
     fn line(&self) -> usize {
-        self.peek().or(self.tokens.last()).map_or(1, |(line, _)| *line)
+        self.peek()
+            .or(self.tokens.last())
+            .map_or(1, |(line, _)| *line)
     }
 
     fn skip_ends(&mut self) {
@@ -261,14 +302,19 @@ impl Parser {
     fn block(&mut self, ends: &[&str]) -> Result<Block, String> {
         self.depth += 1;
         if self.depth > MAX_DEPTH {
-            return Err(format!("line {}: blocks are nested deeper than {MAX_DEPTH}", self.line()));
+            return Err(format!(
+                "line {}: blocks are nested deeper than {MAX_DEPTH}",
+                self.line()
+            ));
         }
         let mut statements = Vec::new();
         loop {
             self.skip_ends();
             match self.peek() {
                 None | Some((_, Token::Close)) => break,
-                Some((line, Token::Open)) => return Err(format!("line {line}: a brace without a command")),
+                Some((line, Token::Open)) => {
+                    return Err(format!("line {line}: a brace without a command"));
+                }
                 Some(_) if self.bare().is_some_and(|word| ends.contains(&word)) => break,
                 Some(_) => statements.push(self.statement()?),
             }
@@ -313,13 +359,20 @@ impl Parser {
                 self.expect("do")?;
                 let body = self.block(&["done"])?;
                 self.expect("done")?;
-                Ok(Statement::While { condition, body, until })
+                Ok(Statement::While {
+                    condition,
+                    body,
+                    until,
+                })
             }
             Some("function") => {
                 self.at += 1;
                 let name = self.bare().unwrap_or_default().to_owned();
                 self.at += 1;
-                Ok(Statement::Function { name, body: self.braced()? })
+                Ok(Statement::Function {
+                    name,
+                    body: self.braced()?,
+                })
             }
             _ => {
                 let words = self.words();
@@ -350,7 +403,10 @@ impl Parser {
             otherwise = self.block(&["fi"])?;
         }
         self.expect("fi")?;
-        Ok(Statement::If { branches, otherwise })
+        Ok(Statement::If {
+            branches,
+            otherwise,
+        })
     }
 
     fn words(&mut self) -> Vec<Word> {

@@ -9,7 +9,10 @@ pub(super) fn evaluate(shell: &Shell<'_>, args: &[String]) -> bool {
         return false;
     }
     // `-o` binds weaker than `-a`; a side without operator is a conjunction of its terms.
-    args.split(|a| a == "-o").any(|side| side.split(|a| a == "-a").all(|term| self::term(shell, term)))
+    args.split(|a| a == "-o").any(|side| {
+        side.split(|a| a == "-a")
+            .all(|term| self::term(shell, term))
+    })
 }
 
 fn term(shell: &Shell<'_>, args: &[String]) -> bool {
@@ -21,7 +24,10 @@ fn term(shell: &Shell<'_>, args: &[String]) -> bool {
             !term(shell, &rest)
         }
         ["(", .., ")"] => {
-            let inner: Vec<String> = args[1..args.len() - 1].iter().map(|s| (*s).to_owned()).collect();
+            let inner: Vec<String> = args[1..args.len() - 1]
+                .iter()
+                .map(|s| (*s).to_owned())
+                .collect();
             evaluate(shell, &inner)
         }
         ["-n", value] => !value.is_empty(),

@@ -17,7 +17,10 @@ struct Machine {
 
 impl World for Machine {
     fn read(&self, device: &str, path: &str) -> Option<Vec<u8>> {
-        self.files.iter().find(|((d, p), _)| *d == device && *p == path).map(|(_, c)| c.clone().into_bytes())
+        self.files
+            .iter()
+            .find(|((d, p), _)| *d == device && *p == path)
+            .map(|(_, c)| c.clone().into_bytes())
     }
     fn is_directory(&self, device: &str, path: &str) -> Option<bool> {
         self.read(device, path).map(|_| false)
@@ -29,10 +32,17 @@ impl World for Machine {
         None
     }
     fn by_file(&self, path: &str) -> Option<String> {
-        self.files.keys().find(|(_, p)| *p == path).map(|(d, _)| (*d).to_owned())
+        self.files
+            .keys()
+            .find(|(_, p)| *p == path)
+            .map(|(d, _)| (*d).to_owned())
     }
     fn entries(&self, device: &str) -> Vec<bls::Entry> {
-        if device == "hd0,gpt2" { self.entries.clone() } else { Vec::new() }
+        if device == "hd0,gpt2" {
+            self.entries.clone()
+        } else {
+            Vec::new()
+        }
     }
     fn efi(&self) -> bool {
         false
@@ -52,9 +62,13 @@ fn env(lines: &str) -> String {
 
 fn debian(grubenv: Option<&str>) -> Loaded {
     let mut machine = Machine::default();
-    machine.uuids.insert("3bd1a4cf-0d60-4c5c-a5d7-7f0c0f0b8a11", "hd0,gpt1");
+    machine
+        .uuids
+        .insert("3bd1a4cf-0d60-4c5c-a5d7-7f0c0f0b8a11", "hd0,gpt1");
     if let Some(lines) = grubenv {
-        machine.files.insert(("hd0,gpt1", "/boot/grub/grubenv"), env(lines));
+        machine
+            .files
+            .insert(("hd0,gpt1", "/boot/grub/grubenv"), env(lines));
     }
     default_entry(DEBIAN, "hd0,gpt1", "/boot/grub", &machine).unwrap()
 }
@@ -66,14 +80,24 @@ fn debian_boots_its_first_entry() {
     assert_eq!(loaded.device, "hd0,gpt1");
     assert_eq!(loaded.kernel, "/boot/vmlinuz-6.1.0-18-amd64");
     assert_eq!(loaded.initrds, ["/boot/initrd.img-6.1.0-18-amd64"]);
-    assert_eq!(loaded.arguments, "root=UUID=3bd1a4cf-0d60-4c5c-a5d7-7f0c0f0b8a11 ro quiet");
+    assert_eq!(
+        loaded.arguments,
+        "root=UUID=3bd1a4cf-0d60-4c5c-a5d7-7f0c0f0b8a11 ro quiet"
+    );
 }
 
 #[test]
 fn a_saved_default_inside_the_submenu_is_followed() {
-    for saved in ["1>2", "gnulinux-advanced-3bd1a4cf>gnulinux-6.1.0-17-amd64-advanced-3bd1a4cf", "Advanced options for Debian GNU/Linux>Debian GNU/Linux, with Linux 6.1.0-17-amd64"] {
+    for saved in [
+        "1>2",
+        "gnulinux-advanced-3bd1a4cf>gnulinux-6.1.0-17-amd64-advanced-3bd1a4cf",
+        "Advanced options for Debian GNU/Linux>Debian GNU/Linux, with Linux 6.1.0-17-amd64",
+    ] {
         let loaded = debian(Some(&format!("saved_entry={saved}\n")));
-        assert_eq!(loaded.kernel, "/boot/vmlinuz-6.1.0-17-amd64", "saved_entry={saved}");
+        assert_eq!(
+            loaded.kernel, "/boot/vmlinuz-6.1.0-17-amd64",
+            "saved_entry={saved}"
+        );
     }
 }
 
@@ -92,13 +116,22 @@ fn a_default_that_names_nothing_falls_back_to_the_first_entry_and_says_so() {
 
 fn rhel(grubenv: &str) -> Loaded {
     let mut machine = Machine::default();
-    machine.uuids.insert("b5f4b7b2-9f5e-4d58-8dc6-9e3c9b7f3a01", "hd0,gpt2");
-    machine.files.insert(("hd0,gpt2", "/grub2/grubenv"), env(grubenv));
-    for version in ["5.14.0-427.13.1.el9_4.x86_64", "5.14.0-362.8.1.el9_3.x86_64"] {
+    machine
+        .uuids
+        .insert("b5f4b7b2-9f5e-4d58-8dc6-9e3c9b7f3a01", "hd0,gpt2");
+    machine
+        .files
+        .insert(("hd0,gpt2", "/grub2/grubenv"), env(grubenv));
+    for version in [
+        "5.14.0-427.13.1.el9_4.x86_64",
+        "5.14.0-362.8.1.el9_3.x86_64",
+    ] {
         let text = format!(
             "title Red Hat Enterprise Linux ({version}) 9.4 (Plow)\nversion {version}\nlinux /vmlinuz-{version}\ninitrd /initramfs-{version}.img $tuned_initrd\noptions root=UUID=77b1 ro crashkernel=1G-4G:192M $kernelopts $tuned_params\ngrub_users $grub_users\n"
         );
-        machine.entries.push(bls::parse(&format!("0123456789abcdef-{version}"), &text));
+        machine
+            .entries
+            .push(bls::parse(&format!("0123456789abcdef-{version}"), &text));
     }
     default_entry(RHEL, "hd0,gpt2", "/grub2", &machine).unwrap()
 }
@@ -107,8 +140,14 @@ fn rhel(grubenv: &str) -> Loaded {
 fn rhel_reads_boot_loader_entries_with_grubs_variables() {
     let loaded = rhel("kernelopts=audit=1 net.ifnames=0\n");
     assert_eq!(loaded.kernel, "/vmlinuz-5.14.0-427.13.1.el9_4.x86_64");
-    assert_eq!(loaded.initrds, ["/initramfs-5.14.0-427.13.1.el9_4.x86_64.img"]);
-    assert_eq!(loaded.arguments, "root=UUID=77b1 ro crashkernel=1G-4G:192M audit=1 net.ifnames=0");
+    assert_eq!(
+        loaded.initrds,
+        ["/initramfs-5.14.0-427.13.1.el9_4.x86_64.img"]
+    );
+    assert_eq!(
+        loaded.arguments,
+        "root=UUID=77b1 ro crashkernel=1G-4G:192M audit=1 net.ifnames=0"
+    );
     assert_eq!(loaded.device, "hd0,gpt2");
 }
 
@@ -132,7 +171,10 @@ fn a_separate_boot_partition_is_found_by_its_uuid() {
 fn a_default_that_is_no_linux_is_told() {
     let script = "menuentry 'Windows' { chainloader +1\n }\n";
     let error = default_entry(script, "hd0", "/grub", &Machine::default()).unwrap_err();
-    assert!(error.contains("Windows") && error.contains("chainloader"), "{error}");
+    assert!(
+        error.contains("Windows") && error.contains("chainloader"),
+        "{error}"
+    );
 }
 
 #[test]
