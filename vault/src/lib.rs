@@ -1,1 +1,41 @@
-//! Relevo vault.
+//! The vault: keeps sealed images of servers, proves them whole, cannot read them.
+//!
+//! ```text
+//! network ─ server ─► ingest ─► store ─► ledger (one writer) ─► volume: packs   (the truth)
+//!                       │         │            └──────────────► catalogue       (derived)
+//!                       │         └─ reads: catalogue, then volume
+//!                       └─ completeness: from a manifest's roots to the last chunk
+//! ```
+//!
+//! * [`directory`]: a vault's directory, its format, authority and lock.
+//! * [`volume`], [`pack`], [`record`], [`scan`]: pack files, from bytes to records and back.
+//! * [`catalogue`]: where everything is; SQLite, derived from the packs.
+//! * [`ledger`], [`store`]: the only writer, and what everybody else uses.
+//! * [`completeness`], [`ingest`]: what a request does, without a network.
+//! * [`server`]: the network. [`token`], [`images`], [`rebuild`]: the commands.
+//!
+//! Invariants:
+//! * **Packs are the truth.** All that the catalogue holds follows from them, but for tokens,
+//!   the times of verification and the marks that save work.
+//! * **Order of writing:** entries → `fdatasync` of the pack (and of its directory when new) →
+//!   catalogue → answer. A crash between any two loses nothing that was answered, see [`ledger`].
+//! * **Points come last.** A recovery point's entry is written when everything it refers to is
+//!   synced, so that a point that can be seen is a point that can be recovered.
+//! * **Nothing unhashed is stored or catalogued**: a record's id is the BLAKE3 of its bytes.
+//! * **Tenants never meet**: every look-up and every pack belongs to one tenant.
+
+pub mod catalogue;
+pub mod completeness;
+pub mod directory;
+pub mod error;
+pub mod images;
+pub mod ingest;
+pub mod ledger;
+pub mod pack;
+pub mod rebuild;
+pub mod record;
+pub mod scan;
+pub mod server;
+pub mod store;
+pub mod token;
+pub mod volume;

@@ -1,2 +1,10 @@
-//! relevo-vault
-fn main() {}
+//! The vault's command line.
+
+mod arguments;
+mod run;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    run::run(arguments::parse())
+}

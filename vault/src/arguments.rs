@@ -1,0 +1,129 @@
+//! What the command line may say.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{ArgAction, Args, Parser, Subcommand};
+use relevo_vault::catalogue::Role;
+use relevo_vault::token::parse_duration;
+use relevo_wire::TenantId;
+
+/// Keeps sealed images of servers: proves them whole, cannot read them.
+#[derive(Debug, Parser)]
+#[command(
+    name = "relevo-vault",
+    version,
+    after_help = "\
+A vault from nothing:
+  relevo-vault init --dir /srv/vault
+  relevo-vault serve --dir /srv/vault --listen 0.0.0.0:7443
+  relevo-vault token --dir /srv/vault --role agent      hand the token to the server's administrator
+  relevo-vault images --dir /srv/vault                  what can be recovered
+  relevo-vault verify --dir /srv/vault                  prove it
+
+Exit codes: 0 done, 1 failed or damage found, 2 wrong use."
+)]
+pub struct Arguments {
+    /// Log more; twice for everything. RELEVO_LOG takes a filter instead.
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub verbose: u8,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The vault's directory.
+#[derive(Debug, Args)]
+pub struct Place {
+    /// Directory of the vault.
+    #[arg(long, value_name = "DIR")]
+    pub dir: PathBuf,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make a new vault.
+    Init {
+        #[command(flatten)]
+        place: Place,
+        /// Name for people; the directory's by default.
+        #[arg(long)]
+        name: Option<String>,
+        /// Print facts as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Take and give images until SIGTERM or SIGINT.
+    Serve {
+        #[command(flatten)]
+        place: Place,
+        /// Where to listen (UDP); port 0 takes a free one.
+        #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7443")]
+        listen: SocketAddr,
+        /// Print {"listening":"ADDR"} once ready.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Make a single-use token that lets one agent or recovery site enrol.
+    ///
+    /// Works while the vault serves. Whoever has the token gets in: hand it over on a way that
+    /// you trust.
+    Token {
+        #[command(flatten)]
+        place: Place,
+        /// What its bearer becomes.
+        #[arg(long)]
+        role: Role,
+        /// How long it may be used: 90s, 15m, 1h, 7d.
+        #[arg(long, value_name = "TIME", default_value = "1h", value_parser = parse_duration)]
+        valid: Duration,
+        /// The only tenant whose keys may be brought; needed when the vault has several. By
+        /// default the vault's only tenant, or whoever comes first.
+        #[arg(long)]
+        tenant: Option<TenantId>,
+        /// Print facts as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// List the recovery points.
+    Images {
+        #[command(flatten)]
+        place: Place,
+        /// Print facts as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Prove every recovery point complete and every byte intact; name what is not.
+    ///
+    /// Works while the vault serves. Damaged chunks are forgotten, so that agents that still
+    /// have them send them again at the next backup.
+    Verify {
+        #[command(flatten)]
+        place: Place,
+        /// Print facts as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Make the catalogue anew from the packs.
+    Rebuild {
+        #[command(flatten)]
+        place: Place,
+        /// Print facts as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print completions for a shell.
+    Completions {
+        /// Which.
+        shell: clap_complete::Shell,
+    },
+    /// Print the man page.
+    Man,
+}
+
+/// Reads the command line; ends the process with code 2 when it is wrong.
+pub fn parse() -> Arguments {
+    Arguments::parse()
+}

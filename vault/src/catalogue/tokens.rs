@@ -1,0 +1,179 @@
+//! Single-use tokens. They are not in the packs: a lost catalogue loses those that wait.
+
+use rusqlite::{OptionalExtension, params};
+use serde::Serialize;
+
+use relevo_wire::{TenantId, Timestamp};
+
+use super::Catalogue;
+use crate::error::StoreError;
+
+/// What a token lets its bearer become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// A server that is imaged: may add recovery points, read nothing.
+    Agent,
+    /// A recovery site: may read the tenant's recovery points.
+    Recovery,
+}
+
+impl Role {
+    fn text(self) -> &'static str {
+        match self {
+            Self::Agent => "agent",
+            Self::Recovery => "recovery",
+        }
+    }
+}
+
+/// A token that waits.
+#[derive(Clone, Copy, Debug)]
+pub struct TokenRow {
+    /// What it is for.
+    pub role: Role,
+    /// The only tenant that it is for.
+    pub tenant: Option<TenantId>,
+    /// Until when.
+    pub expires: Timestamp,
+}
+
+/// Why a token is worth nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TokenError {
+    /// Never made here, or lost with the catalogue.
+    #[error("this vault knows no such token")]
+    Unknown,
+    /// A token is good for one enrolment.
+    #[error("this token was used at {0}")]
+    Used(Timestamp),
+    /// It waited too long.
+    #[error("this token expired at {0}")]
+    Expired(Timestamp),
+    /// It is for other keys.
+    #[error("this token is for tenant {0}, the keys are of another")]
+    OtherTenant(TenantId),
+    /// A second tenant must be let in by name.
+    #[error("this token names no tenant, and the vault keeps images of others than {0}")]
+    NamelessToken(TenantId),
+    /// The catalogue failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl From<rusqlite::Error> for TokenError {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Store(error.into())
+    }
+}
+
+impl Catalogue {
+    /// Adds a token, durable at once. Old ones that can be used no more are dropped.
+    pub fn add_token(&self, hash: &[u8; 32], token: &TokenRow) -> Result<(), StoreError> {
+        let now = Timestamp::now();
+        let month = 30 * 24 * 3600 * 1000;
+        self.durably(|db| {
+            db.db.execute(
+                "DELETE FROM tokens WHERE expires < ?1",
+                [now.as_millis() - month],
+            )?;
+            db.db.execute(
+                "INSERT INTO tokens VALUES (?1, ?2, ?3, ?4, ?5, NULL)",
+                params![
+                    hash,
+                    token.role.text(),
+                    token.tenant.map(|t| *t.as_bytes()),
+                    now.as_millis(),
+                    token.expires.as_millis()
+                ],
+            )?;
+            Ok(())
+        })
+    }
+
+    /// Uses a token up, durable at once: of two who come with it only one gets in.
+    ///
+    /// A token without a tenant is for the vault's only tenant, or makes the first.
+    pub fn use_token(&self, hash: &[u8; 32], tenant: TenantId) -> Result<TokenRow, TokenError> {
+        let now = Timestamp::now();
+        self.durably(|this| {
+            let row = this
+                .db
+                .prepare_cached("SELECT role, tenant, expires, used FROM tokens WHERE hash = ?1")?
+                .query_row([hash], |row| {
+                    let role: String = row.get(0)?;
+                    let tenant: Option<[u8; 16]> = row.get(1)?;
+                    let token = TokenRow {
+                        role: if role == "agent" {
+                            Role::Agent
+                        } else {
+                            Role::Recovery
+                        },
+                        tenant: tenant.map(TenantId::from_bytes),
+                        expires: Timestamp::from_millis(row.get(2)?),
+                    };
+                    Ok((token, row.get::<_, Option<i64>>(3)?))
+                })
+                .optional()?;
+            let (token, used) = row.ok_or(TokenError::Unknown)?;
+            if let Some(used) = used {
+                return Err(TokenError::Used(Timestamp::from_millis(used)));
+            }
+            if token.expires <= now {
+                return Err(TokenError::Expired(token.expires));
+            }
+            match token.tenant {
+                Some(only) if only != tenant => return Err(TokenError::OtherTenant(only)),
+                Some(_) => {}
+                None => {
+                    let known = this.tenants()?;
+                    if !known.is_empty() && known != [tenant] {
+                        return Err(TokenError::NamelessToken(tenant));
+                    }
+                }
+            }
+            this.tenant_or_new(tenant)?;
+            this.db.execute(
+                "UPDATE tokens SET used = ?1 WHERE hash = ?2",
+                params![now.as_millis(), hash],
+            )?;
+            Ok(token)
+        })
+    }
+
+    /// Gives a token back that was used up for an enrolment which then failed.
+    pub fn return_token(&self, hash: &[u8; 32]) -> Result<(), StoreError> {
+        self.durably(|this| {
+            this.db
+                .execute("UPDATE tokens SET used = NULL WHERE hash = ?1", [hash])?;
+            Ok(())
+        })
+    }
+
+    /// Copies the tokens of another catalogue that can be read; how many.
+    pub fn take_tokens_from(&self, path: &std::path::Path) -> Result<usize, StoreError> {
+        let path = path.to_string_lossy();
+        self.db.execute("ATTACH DATABASE ?1 AS old", [path])?;
+        let copied = self
+            .db
+            .execute("INSERT OR IGNORE INTO tokens SELECT * FROM old.tokens", []);
+        self.db.execute_batch("DETACH DATABASE old")?;
+        Ok(copied?)
+    }
+
+    /// A transaction that is on stable storage when this returns.
+    fn durably<T, E: From<StoreError>>(
+        &self,
+        work: impl FnOnce(&Self) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let set = |level: &str| {
+            self.db
+                .pragma_update(None, "synchronous", level)
+                .map_err(StoreError::from)
+        };
+        set("FULL")?;
+        let done = self.transaction(work);
+        set("NORMAL")?;
+        done
+    }
+}

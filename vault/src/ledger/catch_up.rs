@@ -1,0 +1,324 @@
+//! Brings the catalogue up to the packs: after a crash a tail, after its loss everything.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use relevo_wire::VaultId;
+
+use super::{Active, Ledger};
+use crate::catalogue::Placed;
+use crate::error::StoreError;
+use crate::pack::{ENTRY_HEADER, EntryHeader, EntryKind, FIRST_ENTRY, PACK_VERSION, PackHeader};
+use crate::scan::{Gap, Scan, scan};
+use crate::volume::{PackId, Volume, read_exact};
+
+/// Something in the packs that is not as it was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Finding {
+    /// Bytes at the end of the newest pack that a crash left; cut off. Nobody was told of them.
+    TornTail {
+        /// Which pack.
+        pack: PackId,
+        /// Where it ends now.
+        at: u64,
+        /// Bytes cut off.
+        length: u64,
+    },
+    /// Bytes that a crash left between whole entries; covered. Nobody was told of them.
+    Covered(PackId, Gap),
+    /// Bytes that were damaged.
+    Damaged(PackId, Gap),
+    /// The pack cannot be read, or is not this vault's.
+    Unreadable(PackId, String),
+    /// The catalogue names a pack that is not there.
+    Missing(PackId),
+    /// The pack is shorter than it was; read anew.
+    Shrunk(PackId),
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TornTail { pack, at, length } => write!(
+                f,
+                "pack {pack}: {length} unfinished bytes behind {at} were cut off; nothing acknowledged was in them"
+            ),
+            Self::Covered(pack, gap) => write!(
+                f,
+                "pack {pack}: {} unfinished bytes at {} were covered; nothing acknowledged was in them",
+                gap.length, gap.offset
+            ),
+            Self::Damaged(pack, gap) => {
+                write!(
+                    f,
+                    "pack {pack}: {} damaged bytes at {}: {}",
+                    gap.length, gap.offset, gap.reason
+                )
+            }
+            Self::Unreadable(pack, reason) => write!(f, "pack {pack} cannot be used: {reason}"),
+            Self::Missing(pack) => write!(f, "pack {pack} is missing"),
+            Self::Shrunk(pack) => write!(f, "pack {pack} is shorter than it was"),
+        }
+    }
+}
+
+impl Finding {
+    /// True when something that was acknowledged may be lost.
+    pub fn is_damage(&self) -> bool {
+        !matches!(self, Self::TornTail { .. } | Self::Covered(..))
+    }
+}
+
+/// A pack to read, from where.
+struct Unread {
+    pack: PackId,
+    header: PackHeader,
+    from: u64,
+    length: u64,
+}
+
+impl<V: Volume> Ledger<V> {
+    /// Reads what the catalogue does not know yet. `fresh`: it knew nothing.
+    ///
+    /// Entries taken in are synced first, since the catalogue never names what is not durable.
+    pub(super) fn catch_up(&mut self, fresh: bool) -> Result<Vec<Finding>, StoreError> {
+        let mut findings = Vec::new();
+        let known: HashMap<PackId, u64> = self.catalogue.packs()?.into_iter().collect();
+        let mut packs = self
+            .volume
+            .list()
+            .map_err(|e| StoreError::io("list the packs", &e))?;
+        packs.sort_unstable();
+        self.highest.clear();
+        self.active.clear();
+        for pack in known
+            .keys()
+            .filter(|pack| packs.binary_search(pack).is_err())
+        {
+            findings.push(Finding::Missing(*pack));
+            self.reserve_number(*pack);
+        }
+        let mut unread = Vec::new();
+        for pack in packs {
+            unread.extend(self.look_at(pack, known.get(&pack).copied(), &mut findings)?);
+        }
+        let volume = self.volume.clone();
+        in_parallel(&volume, &unread, |at, scanned| {
+            self.take_in(&unread[at], scanned?, fresh, &mut findings)
+        })?;
+        Ok(findings)
+    }
+
+    /// Decides what of a pack is to be read.
+    fn look_at(
+        &mut self,
+        pack: PackId,
+        known: Option<u64>,
+        findings: &mut Vec<Finding>,
+    ) -> Result<Option<Unread>, StoreError> {
+        let length = self
+            .volume
+            .length(pack)
+            .map_err(|e| StoreError::io(format_args!("measure pack {pack}"), &e))?;
+        let header = match open_pack_header(&*self.volume, self.vault, pack)? {
+            Ok(header) => header,
+            // A pack whose making failed or was cut short, which nobody was told of.
+            Err(_) if known.is_none() && length <= FIRST_ENTRY => {
+                if length > 0 {
+                    self.cut(pack, 0)?;
+                    findings.push(Finding::TornTail {
+                        pack,
+                        at: 0,
+                        length,
+                    });
+                }
+                return Ok(None);
+            }
+            Err(reason) => {
+                findings.push(Finding::Unreadable(pack, reason));
+                self.reserve_number(pack);
+                return Ok(None);
+            }
+        };
+        self.reserve_number(pack);
+        let mut from = known.unwrap_or(0);
+        if from > length {
+            findings.push(Finding::Shrunk(pack));
+            self.catalogue
+                .transaction(|catalogue| catalogue.forget_pack(pack))?;
+            from = 0;
+        }
+        // Packs come in order: the last one stays.
+        self.active.insert(pack.tenant, Active { header, length });
+        Ok((from < length).then_some(Unread {
+            pack,
+            header,
+            from: from.max(FIRST_ENTRY),
+            length,
+        }))
+    }
+
+    fn reserve_number(&mut self, pack: PackId) {
+        let highest = self.highest.entry(pack.tenant).or_default();
+        *highest = pack.number.max(*highest);
+    }
+
+    /// Takes in what a scan found.
+    ///
+    /// With the catalogue there, what lies behind the offset that it recorded is newer than all
+    /// that it knows: what is no entry there, a crash left. Without it only the end of the
+    /// newest pack is known to be that; the rest may be damage, and is left as it is.
+    fn take_in(
+        &mut self,
+        unread: &Unread,
+        scanned: Scan,
+        fresh: bool,
+        findings: &mut Vec<Finding>,
+    ) -> Result<(), StoreError> {
+        let pack = unread.pack;
+        let newest = self
+            .active
+            .get(&pack.tenant)
+            .is_some_and(|active| active.header.pack == pack);
+        let mut length = unread.length;
+        if (newest || !fresh) && scanned.tail() > 0 {
+            findings.push(Finding::TornTail {
+                pack,
+                at: scanned.end,
+                length: scanned.tail(),
+            });
+            self.cut(pack, scanned.end)?;
+            length = scanned.end;
+            if let Some(active) = self.active.get_mut(&pack.tenant).filter(|_| newest) {
+                active.length = length;
+            }
+        }
+        let gaps = scanned
+            .gaps
+            .iter()
+            .filter(|gap| gap.offset < length)
+            .cloned();
+        for gap in gaps {
+            if !fresh && gap.length >= ENTRY_HEADER as u64 {
+                self.cover(unread, &gap)?;
+                findings.push(Finding::Covered(pack, gap));
+            } else {
+                findings.push(Finding::Damaged(pack, gap));
+            }
+        }
+        self.volume
+            .sync(pack)
+            .and_then(|()| self.volume.sync_directory(pack.tenant))
+            .map_err(|e| StoreError::io(format_args!("sync pack {pack}"), &e))?;
+        let records: Vec<_> = scanned
+            .entries
+            .iter()
+            .filter_map(|found| {
+                let record = found.record.as_ref()?;
+                Some(Placed {
+                    offset: found.offset,
+                    record,
+                })
+            })
+            .collect();
+        self.catalogue
+            .transaction(|catalogue| catalogue.take(pack, length, &records))
+    }
+
+    fn cut(&self, pack: PackId, length: u64) -> Result<(), StoreError> {
+        self.volume
+            .truncate(pack, length)
+            .and_then(|()| self.volume.sync(pack))
+            .map_err(|e| StoreError::io(format_args!("cut pack {pack}"), &e))
+    }
+
+    /// Makes a void of bytes that a crash left.
+    fn cover(&self, unread: &Unread, gap: &Gap) -> Result<(), StoreError> {
+        let header = EntryHeader {
+            kind: EntryKind::Void as u8,
+            length: (gap.length - ENTRY_HEADER as u64) as u32,
+            id: [0; 32],
+        };
+        let bytes = header.encode(&unread.header.salt, gap.offset);
+        self.volume
+            .write_at(unread.pack, gap.offset, &bytes)
+            .map_err(|e| StoreError::io(format_args!("write to pack {}", unread.pack), &e))
+    }
+}
+
+/// Reads a pack's header. The inner error says in words why the pack cannot be used.
+pub fn open_pack_header<V: Volume + ?Sized>(
+    volume: &V,
+    vault: VaultId,
+    pack: PackId,
+) -> Result<Result<PackHeader, String>, StoreError> {
+    let mut bytes = vec![0; FIRST_ENTRY as usize];
+    let filled = match volume.read_at(pack, 0, &mut bytes) {
+        Ok(filled) => filled,
+        Err(error) => return Ok(Err(format!("it cannot be read: {error}"))),
+    };
+    let Some((header, both)) = PackHeader::decode(&bytes[..filled]) else {
+        return Ok(Err("both copies of its header are damaged".into()));
+    };
+    if header.version > PACK_VERSION {
+        return Err(StoreError::Newer {
+            found: header.version,
+            known: PACK_VERSION,
+        });
+    }
+    if header.vault != vault {
+        return Ok(Err(format!("it is of vault {}", header.vault)));
+    }
+    if header.pack != pack {
+        return Ok(Err(format!("its header names it {}", header.pack)));
+    }
+    if !both {
+        tracing::warn!(%pack, "one copy of the pack's header is damaged");
+    }
+    Ok(Ok(header))
+}
+
+/// Reads and hashes packs on all processors; results come to `take` one at a time, any order.
+fn in_parallel<V: Volume>(
+    volume: &Arc<V>,
+    unread: &[Unread],
+    mut take: impl FnMut(usize, Result<Scan, StoreError>) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    let read = |unread: &Unread| {
+        let length = (unread.length - unread.from) as usize;
+        let pack = unread.pack;
+        read_exact(&**volume, pack, unread.from, length)
+            .map(|bytes| scan(&bytes, unread.from, &unread.header.salt))
+            .map_err(|e| StoreError::io(format_args!("read pack {pack}"), &e))
+    };
+    let read = &read;
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    if threads == 1 || unread.len() < 2 {
+        return unread
+            .iter()
+            .enumerate()
+            .try_for_each(|(at, pack)| take(at, read(pack)));
+    }
+    let next = std::sync::atomic::AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        // Room for none in between: a scan holds a whole pack in memory.
+        let (done, results) = std::sync::mpsc::sync_channel(0);
+        for _ in 0..threads.min(unread.len()) {
+            let (done, next) = (done.clone(), &next);
+            scope.spawn(move || {
+                loop {
+                    let at = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    let Some(pack) = unread.get(at) else { break };
+                    if done.send((at, read(pack))).is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+        drop(done);
+        results
+            .into_iter()
+            .try_for_each(|(at, scanned)| take(at, scanned))
+    })
+}

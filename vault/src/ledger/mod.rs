@@ -1,0 +1,349 @@
+//! The only writer of packs and of what the catalogue says of them.
+//!
+//! Each step is a function here, called in this order by [`Ledger::append`]:
+//!
+//! 1. [`write_entries`](Ledger::write_entries): entries go to the end of the tenant's newest
+//!    pack, or of new ones.
+//! 2. [`make_durable`](Ledger::make_durable): `fdatasync` of each pack written. (A new pack's
+//!    header and name were made durable when it was begun.)
+//! 3. [`catalogue_entries`](Ledger::catalogue_entries): one transaction, not synced.
+//! 4. The caller answers.
+//!
+//! What a crash leaves, and why nothing answered is lost:
+//! * before 2: perhaps entries, whole or torn, that nobody was told of. Whole ones are taken
+//!   in (and synced) by [`catch_up`](Ledger::catch_up), torn ones cut off or covered.
+//! * between 2 and 3, or when the unsynced transaction is lost: entries beyond the offset that
+//!   the catalogue records. `catch_up` takes them in.
+//!
+//! The catalogue is never ahead of the packs, so that what it names is there. An answer waits
+//! for step 3 only so that who was answered finds what he stored.
+//!
+//! A write that fails is taken back to the last answered byte. After an `fdatasync` that
+//! failed, the kernel may show bytes that are not on the disk: that pack gets no further entry.
+
+mod catch_up;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use relevo_wire::{ChunkId, TenantId, VaultId};
+
+use crate::catalogue::{Catalogue, Placed};
+use crate::error::StoreError;
+use crate::pack::{FIRST_ENTRY, PackHeader, ROLL_AT, entry_size, push_entry};
+use crate::record::Record;
+use crate::volume::{PackId, Volume};
+
+pub use catch_up::{Finding, open_pack_header};
+
+/// Entries are handed to the file system in pieces of about this many bytes.
+const WRITE_PIECE: usize = 4 * 1024 * 1024;
+
+/// What a batch added.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Appended {
+    /// Bytes of packs; records that were there add none.
+    pub bytes: u64,
+}
+
+/// The newest pack of a tenant.
+#[derive(Clone, Copy)]
+struct Active {
+    header: PackHeader,
+    /// Durable and catalogued bytes.
+    length: u64,
+}
+
+/// The writer.
+pub struct Ledger<V> {
+    volume: Arc<V>,
+    vault: VaultId,
+    catalogue: Catalogue,
+    active: HashMap<TenantId, Active>,
+    highest: HashMap<TenantId, u32>,
+    /// The last transaction failed: packs hold more than the catalogue says.
+    behind: bool,
+    read_only: Option<String>,
+}
+
+/// A pack that a batch wrote to.
+struct Written<'a> {
+    header: PackHeader,
+    /// Length before the batch.
+    from: u64,
+    to: u64,
+    records: Vec<Placed<'a>>,
+}
+
+impl<V: Volume> Ledger<V> {
+    /// Opens the packs of a vault and brings the catalogue up to them.
+    pub fn open(
+        volume: Arc<V>,
+        vault: VaultId,
+        catalogue: Catalogue,
+        fresh: bool,
+    ) -> Result<(Self, Vec<Finding>), StoreError> {
+        let mut ledger = Self {
+            volume,
+            vault,
+            catalogue,
+            active: HashMap::new(),
+            highest: HashMap::new(),
+            behind: false,
+            read_only: None,
+        };
+        let findings = ledger.catch_up(fresh)?;
+        Ok((ledger, findings))
+    }
+
+    /// Writes records of one tenant. When this returns, they are durable and can be found; after
+    /// an error none of them counts.
+    pub fn append(
+        &mut self,
+        tenant: TenantId,
+        batch: &[&[Record]],
+    ) -> Result<Vec<Appended>, StoreError> {
+        if let Some(reason) = &self.read_only {
+            return Err(StoreError::ReadOnly(reason.clone()));
+        }
+        if self.behind {
+            for finding in self.catch_up(false)? {
+                tracing::warn!("{finding}");
+            }
+            self.behind = false;
+        }
+        let fresh = self.leave_out_known(tenant, batch)?;
+        let answers = fresh
+            .iter()
+            .map(|records| {
+                let bytes = records.iter().map(|(_, _, body)| entry_size(body.len()));
+                Appended { bytes: bytes.sum() }
+            })
+            .collect();
+        let mut written = Vec::new();
+        let done = self
+            .write_entries(tenant, &fresh, &mut written)
+            .and_then(|()| self.make_durable(tenant, &written));
+        if let Err(error) = done {
+            self.take_back(&written);
+            return Err(error);
+        }
+        self.catalogue_entries(tenant, &written)?;
+        Ok(answers)
+    }
+
+    /// Leaves out chunks that are stored, or come twice. Bodies are encoded once, here.
+    fn leave_out_known<'a>(
+        &self,
+        tenant: TenantId,
+        batch: &[&'a [Record]],
+    ) -> Result<Vec<Vec<Encoded<'a>>>, StoreError> {
+        let mut seen = HashSet::new();
+        let mut points = HashMap::new();
+        let mut fresh = Vec::with_capacity(batch.len());
+        for &records in batch {
+            let ids: Vec<ChunkId> = records.iter().filter_map(chunk_id).collect();
+            let mut known = self.catalogue.locate(tenant, &ids)?.into_iter();
+            let mut keep = Vec::with_capacity(records.len());
+            for record in records {
+                if let Some(id) = chunk_id(record) {
+                    let stored = known.next().flatten().is_some();
+                    if stored || !seen.insert(id) {
+                        continue;
+                    }
+                }
+                if let Record::Point(point) = record
+                    && let Ok(public) = point.manifest.public()
+                {
+                    let stored = self.catalogue.point(tenant, public.point)?;
+                    let earlier = stored.map(|(manifest, _)| manifest);
+                    match earlier.or_else(|| points.get(&public.point).cloned()) {
+                        Some(earlier) if earlier == point.manifest => continue,
+                        Some(_) => return Err(StoreError::PointTaken(public.point)),
+                        None => drop(points.insert(public.point, point.manifest.clone())),
+                    }
+                }
+                let (id, body) = record.encode().map_err(StoreError::Storage)?;
+                keep.push((record, id, body));
+            }
+            fresh.push(keep);
+        }
+        Ok(fresh)
+    }
+
+    /// Step 1. What was begun stands in `written`, also after an error.
+    fn write_entries<'a>(
+        &mut self,
+        tenant: TenantId,
+        fresh: &[Vec<Encoded<'a>>],
+        written: &mut Vec<Written<'a>>,
+    ) -> Result<(), StoreError> {
+        let mut buffer = Vec::new();
+        for (record, id, body) in fresh.iter().flatten() {
+            let full = written.last().is_some_and(|w| w.to >= ROLL_AT);
+            if full || written.is_empty() {
+                if let Some(last) = written.last() {
+                    self.flush(last, &mut buffer)?;
+                }
+                written.push(self.next_pack(tenant, full)?);
+            }
+            let Some(pack) = written.last_mut() else {
+                continue;
+            };
+            let base = pack.to - buffer.len() as u64;
+            pack.records.push(Placed {
+                offset: pack.to,
+                record,
+            });
+            push_entry(
+                &mut buffer,
+                base,
+                &pack.header.salt,
+                record.kind(),
+                *id,
+                body,
+            );
+            pack.to = base + buffer.len() as u64;
+            if buffer.len() >= WRITE_PIECE {
+                self.flush(pack, &mut buffer)?;
+            }
+        }
+        match written.last() {
+            Some(last) => self.flush(last, &mut buffer),
+            None => Ok(()),
+        }
+    }
+
+    fn flush(&self, pack: &Written<'_>, buffer: &mut Vec<u8>) -> Result<(), StoreError> {
+        let id = pack.header.pack;
+        let at = pack.to - buffer.len() as u64;
+        self.volume
+            .write_at(id, at, buffer)
+            .map_err(|e| StoreError::io(format_args!("write to pack {id}"), &e))?;
+        buffer.clear();
+        Ok(())
+    }
+
+    /// The pack that takes the next entry: the newest while it has room, else a new one. A new
+    /// one's header is durable before anything follows it, so that a pack longer than its
+    /// header has one.
+    fn next_pack<'a>(&mut self, tenant: TenantId, full: bool) -> Result<Written<'a>, StoreError> {
+        let active = match self.active.get(&tenant) {
+            Some(active) if !full && active.length < ROLL_AT => *active,
+            _ => self.new_pack(tenant)?,
+        };
+        Ok(Written {
+            header: active.header,
+            from: active.length,
+            to: active.length,
+            records: Vec::new(),
+        })
+    }
+
+    fn new_pack(&mut self, tenant: TenantId) -> Result<Active, StoreError> {
+        let number = self.highest.get(&tenant).copied().unwrap_or(0) + 1;
+        let header = PackHeader::new(self.vault, PackId { tenant, number });
+        let pack = header.pack;
+        let made = self
+            .volume
+            .create(pack)
+            .and_then(|()| self.volume.write_at(pack, 0, &header.encode()))
+            .and_then(|()| self.volume.sync(pack))
+            .and_then(|()| self.volume.sync_directory(tenant));
+        if let Err(error) = made {
+            // An empty file is passed over and used next; so is half a header.
+            let _ = self.volume.truncate(pack, 0);
+            return Err(StoreError::io(format_args!("begin pack {pack}"), &error));
+        }
+        let active = Active {
+            header,
+            length: FIRST_ENTRY,
+        };
+        self.highest.insert(tenant, number);
+        self.active.insert(tenant, active);
+        Ok(active)
+    }
+
+    /// Step 2.
+    fn make_durable(
+        &mut self,
+        tenant: TenantId,
+        written: &[Written<'_>],
+    ) -> Result<(), StoreError> {
+        for pack in written {
+            let id = pack.header.pack;
+            if let Err(error) = self.volume.sync(id) {
+                // Nothing is known of this pack's pages any more: go on in a new one.
+                self.active.remove(&tenant);
+                return Err(StoreError::io(format_args!("sync pack {id}"), &error));
+            }
+        }
+        Ok(())
+    }
+
+    /// Undoes a batch that failed; when even that fails, the store must not go on.
+    fn take_back(&mut self, written: &[Written<'_>]) {
+        for pack in written {
+            let id = pack.header.pack;
+            let cut = self
+                .volume
+                .truncate(id, pack.from)
+                .and_then(|()| self.volume.sync(id));
+            if let Err(error) = cut {
+                tracing::error!(pack = %id, %error, "entries that failed could not be cut off");
+                self.read_only = Some(format!("pack {id} could not be cut back: {error}"));
+            }
+        }
+    }
+
+    /// Step 3.
+    fn catalogue_entries(
+        &mut self,
+        tenant: TenantId,
+        written: &[Written<'_>],
+    ) -> Result<(), StoreError> {
+        let done = self.catalogue.transaction(|catalogue| {
+            for pack in written {
+                catalogue.take(pack.header.pack, pack.to, &pack.records)?;
+            }
+            Ok::<_, StoreError>(())
+        });
+        if let Err(error) = done {
+            self.behind = true;
+            return Err(error);
+        }
+        if let Some(last) = written.last() {
+            let active = Active {
+                header: last.header,
+                length: last.to,
+            };
+            self.active.insert(tenant, active);
+        }
+        Ok(())
+    }
+
+    /// Notes nodes below which everything was found. Saves work only, so that it may be lost.
+    pub fn mark_complete(
+        &self,
+        tenant: TenantId,
+        epoch: i64,
+        ids: &[ChunkId],
+    ) -> Result<(), StoreError> {
+        self.catalogue
+            .transaction(|catalogue| catalogue.mark_complete(tenant, epoch, ids))
+    }
+
+    /// The catalogue's connection of the writer.
+    pub fn catalogue(&self) -> &Catalogue {
+        &self.catalogue
+    }
+}
+
+type Encoded<'a> = (&'a Record, [u8; 32], bytes::Bytes);
+
+fn chunk_id(record: &Record) -> Option<ChunkId> {
+    match record {
+        Record::Chunk(chunk) => Some(chunk.id()),
+        _ => None,
+    }
+}

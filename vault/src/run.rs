@@ -1,0 +1,190 @@
+//! What each command does, and what it prints.
+
+use std::io::{IsTerminal, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::CommandFactory;
+use serde::Serialize;
+use tracing_subscriber::EnvFilter;
+
+use relevo_vault::directory::Directory;
+use relevo_vault::error::VaultError;
+use relevo_vault::ingest::Vault;
+use relevo_vault::server::Server;
+use relevo_vault::{images, rebuild, token};
+use relevo_wire::Timestamp;
+
+use crate::arguments::{Arguments, Command};
+
+/// Runs the command.
+pub fn run(arguments: Arguments) -> ExitCode {
+    log(arguments.verbose);
+    match command(arguments.command) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error}");
+            eprintln!("remedy: {}", error.remedy());
+            match error {
+                VaultError::Usage { .. } => ExitCode::from(2),
+                _ => ExitCode::FAILURE,
+            }
+        }
+    }
+}
+
+fn log(verbose: u8) {
+    let level = match verbose {
+        0 => "warn,relevo_vault=info",
+        1 => "info,relevo_vault=debug",
+        _ => "debug",
+    };
+    let filter = EnvFilter::try_from_env("RELEVO_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+}
+
+fn command(command: Command) -> Result<ExitCode, VaultError> {
+    match command {
+        Command::Init { place, name, json } => init(&place.dir, name, json),
+        Command::Serve {
+            place,
+            listen,
+            json,
+        } => serve(&place.dir, listen, json),
+        Command::Token {
+            place,
+            role,
+            valid,
+            tenant,
+            json,
+        } => {
+            let made = token::make(&Directory::open(&place.dir)?, role, valid, tenant)?;
+            show(json, &made, || {
+                eprintln!("good for one enrolment until {}", made.expires);
+                format!("{}\n", made.token)
+            })
+        }
+        Command::Images { place, json } => {
+            let list = images::list(&Directory::open(&place.dir)?)?;
+            show(json, &list, || images::table(&list, Timestamp::now()))
+        }
+        Command::Verify { place, json } => verify(&place.dir, json),
+        Command::Rebuild { place, json } => {
+            let rebuilt = rebuild::rebuild(&Directory::open(&place.dir)?)?;
+            show(json, &rebuilt, || {
+                format!(
+                    "{} recovery points from {} packs\n",
+                    rebuilt.points, rebuilt.packs
+                )
+            })?;
+            Ok(match rebuilt.damage.is_empty() {
+                true => ExitCode::SUCCESS,
+                false => ExitCode::FAILURE,
+            })
+        }
+        Command::Completions { shell } => {
+            let mut command = Arguments::command();
+            clap_complete::generate(shell, &mut command, "relevo-vault", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Man => {
+            let page = clap_mangen::Man::new(Arguments::command());
+            page.render(&mut std::io::stdout())
+                .map_err(|e| VaultError::io("standard output", e))?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn init(dir: &Path, name: Option<String>, json: bool) -> Result<ExitCode, VaultError> {
+    let from_dir = || dir.file_name().map(|n| n.to_string_lossy().into_owned());
+    let name = name.or_else(from_dir).unwrap_or_else(|| "vault".into());
+    let made = Directory::create(dir, &name)?;
+    show(json, made.file(), || {
+        format!(
+            "vault '{name}' made in {}\nstart it: relevo-vault serve --dir {}\n",
+            dir.display(),
+            dir.display()
+        )
+    })
+}
+
+fn serve(dir: &Path, listen: std::net::SocketAddr, json: bool) -> Result<ExitCode, VaultError> {
+    let directory = Directory::open(dir)?;
+    let _lock = directory.lock()?;
+    let store = rebuild::open_store(&directory)?;
+    let id = directory.file().vault;
+    let vault = Vault::new(id, store, directory.authority()?);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| VaultError::io(dir, e))?;
+    runtime.block_on(async {
+        let server = Server::listen(vault, id, directory.authority()?, listen)?;
+        let stop = stop_signal().map_err(|e| VaultError::io(dir, e))?;
+        let address = server.address()?;
+        tracing::info!("listening on {address}");
+        if json {
+            #[derive(Serialize)]
+            struct Ready {
+                listening: std::net::SocketAddr,
+            }
+            show(true, &Ready { listening: address }, String::new)?;
+        }
+        notify_ready();
+        server.run(stop).await
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Handlers are in place when this returns; the future ends with the first signal.
+fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+/// Tells a service manager that asked for it (sd_notify(3)) that the vault serves.
+fn notify_ready() {
+    if let Some(path) = std::env::var_os("NOTIFY_SOCKET")
+        && let Ok(socket) = std::os::unix::net::UnixDatagram::unbound()
+        && let Err(error) = socket.send_to(b"READY=1", &path)
+    {
+        tracing::warn!(%error, "the service manager could not be told");
+    }
+}
+
+fn verify(dir: &Path, json: bool) -> Result<ExitCode, VaultError> {
+    let _ = (dir, json);
+    Ok(ExitCode::FAILURE)
+}
+
+/// Prints facts: as one line of JSON, or as `text` makes them.
+fn show(
+    json: bool,
+    facts: &impl Serialize,
+    text: impl FnOnce() -> String,
+) -> Result<ExitCode, VaultError> {
+    let line = match json {
+        true => serde_json::to_string(facts)
+            .map(|line| line + "\n")
+            .map_err(|e| VaultError::io("standard output", e.into()))?,
+        false => text(),
+    };
+    let mut out = std::io::stdout().lock();
+    out.write_all(line.as_bytes())
+        .and_then(|()| out.flush())
+        .map_err(|e| VaultError::io("standard output", e))?;
+    Ok(ExitCode::SUCCESS)
+}

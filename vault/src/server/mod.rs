@@ -1,0 +1,221 @@
+//! The network side: QUIC connections in, requests to [`crate::ingest`], answers out.
+//!
+//! Memory of one connection is bounded by its windows ([`relevo_wire::client::transport`]), by
+//! [`PUTS`] puts of [`PUT_PIECE`] bytes buffered and one such piece with the writer, and by
+//! [`GETS`] answers of [`READ_AHEAD`] MiB read ahead. Whatever a peer sends, the worst that
+//! follows is a refusal and a line in the log.
+
+mod stream;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn::crypto::rustls::QuicServerConfig;
+use quinn::{Endpoint, Incoming, ServerConfig};
+use rustls::pki_types::CertificateDer;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use relevo_wire::identity::{Authority, Identity};
+use relevo_wire::{VaultId, client, tls};
+
+use crate::error::VaultError;
+use crate::ingest::{Peer, Vault};
+use crate::volume::Volume;
+
+/// Connections at once.
+const CONNECTIONS: usize = 512;
+/// Puts that one connection may have under way.
+const PUTS: usize = 32;
+/// Answers with chunks that one connection is given at once; further requests wait.
+const GETS: usize = 32;
+/// Bytes of a put that are hashed and handed to the writer together.
+const PUT_PIECE: usize = 1024 * 1024;
+/// Reads of packs ahead of the network, 1 MiB each.
+const READ_AHEAD: usize = 3;
+/// How long a handshake may take.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How long a peer may keep a request half sent, or leave an answer unread.
+const STALLED: Duration = Duration::from_secs(30);
+/// How often the vault's own certificate is made anew; it is valid for a year.
+const RENEWAL: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// A vault that listens.
+pub struct Server<V> {
+    vault: Arc<Vault<V>>,
+    endpoint: Endpoint,
+    id: VaultId,
+    authority: Authority,
+}
+
+/// What the streams of one connection share.
+struct Shared<V> {
+    vault: Arc<Vault<V>>,
+    peer: Peer,
+    remote: SocketAddr,
+    puts: Semaphore,
+    gets: Semaphore,
+}
+
+impl<V: Volume> Server<V> {
+    /// Listens at `address`; port 0 takes a free one.
+    pub fn listen(
+        vault: Vault<V>,
+        id: VaultId,
+        authority: Authority,
+        address: SocketAddr,
+    ) -> Result<Self, VaultError> {
+        let config = server_config(&authority, id)?;
+        let endpoint = Endpoint::server(config, address).map_err(|e| VaultError::Network {
+            doing: format!("listen at {address}"),
+            reason: e.to_string(),
+            remedy: "choose another address with --listen",
+        })?;
+        Ok(Self {
+            vault: Arc::new(vault),
+            endpoint,
+            id,
+            authority,
+        })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> Result<SocketAddr, VaultError> {
+        self.endpoint.local_addr().map_err(|e| VaultError::Network {
+            doing: "read the address listened at".into(),
+            reason: e.to_string(),
+            remedy: "choose another address with --listen",
+        })
+    }
+
+    /// Serves until `stop`, then lets the writer finish.
+    pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), VaultError> {
+        let mut connections = JoinSet::new();
+        let mut renewal = tokio::time::interval(RENEWAL);
+        renewal.tick().await;
+        tokio::pin!(stop);
+        loop {
+            tokio::select! {
+                () = &mut stop => break,
+                _ = renewal.tick() => {
+                    self.endpoint.set_server_config(Some(server_config(&self.authority, self.id)?));
+                }
+                incoming = self.endpoint.accept() => {
+                    let Some(incoming) = incoming else { break };
+                    if connections.len() >= CONNECTIONS {
+                        tracing::warn!(remote = %incoming.remote_address(), "too many connections");
+                        incoming.refuse();
+                        continue;
+                    }
+                    connections.spawn(connection(self.vault.clone(), incoming));
+                }
+                Some(_) = connections.join_next() => {}
+            }
+        }
+        tracing::info!("stopping");
+        self.endpoint.close(0u32.into(), b"the vault is stopping");
+        let goodbye = self.endpoint.wait_idle();
+        if tokio::time::timeout(Duration::from_secs(3), goodbye)
+            .await
+            .is_err()
+        {
+            tracing::warn!("some peers did not hear the goodbye");
+        }
+        connections.shutdown().await;
+        let vault = self.vault.clone();
+        // Joining the writer may wait for the disk.
+        let closed = tokio::task::spawn_blocking(move || vault.store().close()).await;
+        closed.map_err(|e| VaultError::Network {
+            doing: "close the store".into(),
+            reason: e.to_string(),
+            remedy: "run 'relevo-vault verify'",
+        })
+    }
+}
+
+fn server_config(authority: &Authority, id: VaultId) -> Result<ServerConfig, VaultError> {
+    let credentials = authority.issue_vault(id)?;
+    let failed = |reason: String| VaultError::Network {
+        doing: "set up TLS".into(),
+        reason,
+        remedy: "bring authority/ back from a copy",
+    };
+    let tls = tls::server_config(authority.certificate().clone(), &credentials)
+        .map_err(|e| failed(e.to_string()))?;
+    let crypto = QuicServerConfig::try_from(tls).map_err(|e| failed(e.to_string()))?;
+    let mut config = ServerConfig::with_crypto(Arc::new(crypto));
+    config.transport_config(client::transport());
+    Ok(config)
+}
+
+/// Who is at the other end. The TLS layer has checked that the certificate is this vault's, or
+/// signed by its own bearer, who is an applicant whatever names he gives himself.
+fn identify(connection: &quinn::Connection) -> Option<Peer> {
+    let chain = connection
+        .peer_identity()?
+        .downcast::<Vec<CertificateDer<'static>>>()
+        .ok()?;
+    let certificate = chain.first()?;
+    if tls::is_applicant(certificate) {
+        return Some(Peer::Applicant);
+    }
+    Identity::of_certificate(certificate).ok().map(Peer::of)
+}
+
+async fn connection<V: Volume>(vault: Arc<Vault<V>>, incoming: Incoming) {
+    let remote = incoming.remote_address();
+    let connection = match tokio::time::timeout(HANDSHAKE, incoming).await {
+        Ok(Ok(connection)) => connection,
+        Ok(Err(error)) => {
+            tracing::info!(%remote, %error, "no connection");
+            return;
+        }
+        Err(_) => {
+            tracing::info!(%remote, "no connection: the handshake took too long");
+            return;
+        }
+    };
+    let Some(peer) = identify(&connection) else {
+        tracing::warn!(%remote, "a certificate without an identity");
+        connection.close(1u32.into(), b"the certificate names no identity");
+        return;
+    };
+    tracing::debug!(%remote, ?peer, "connected");
+    let shared = Arc::new(Shared {
+        vault,
+        peer,
+        remote,
+        puts: Semaphore::new(PUTS),
+        gets: Semaphore::new(GETS),
+    });
+    let mut streams = JoinSet::new();
+    let reason = if peer == Peer::Applicant {
+        // One request is all that an applicant has; then he is to go.
+        connection.set_max_concurrent_bi_streams(1u32.into());
+        match tokio::time::timeout(STALLED, connection.accept_bi()).await {
+            Ok(Ok((send, receive))) => {
+                stream::serve(shared, send, receive).await;
+                tokio::time::timeout(STALLED, connection.closed())
+                    .await
+                    .ok()
+            }
+            Ok(Err(error)) => Some(error),
+            Err(_) => None,
+        }
+    } else {
+        loop {
+            tokio::select! {
+                accepted = connection.accept_bi() => match accepted {
+                    Ok((send, receive)) => drop(streams.spawn(stream::serve(shared.clone(), send, receive))),
+                    Err(error) => break Some(error),
+                },
+                Some(_) = streams.join_next() => {}
+            }
+        }
+    };
+    // What was read of unfinished puts and is with the writer may be stored; nobody is told.
+    streams.shutdown().await;
+    connection.close(0u32.into(), b"done");
+    tracing::debug!(%remote, reason = ?reason, "disconnected");
+}

@@ -1,0 +1,266 @@
+//! One stream: one request and its answer.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use quinn::{RecvStream, SendStream};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use relevo_wire::TenantId;
+use relevo_wire::frame::{self, FrameDecoder};
+use relevo_wire::message::{Refusal, RefusalCode, Request, Response};
+
+use super::{PUT_PIECE, READ_AHEAD, STALLED, Shared};
+use crate::error::StoreError;
+use crate::ingest::{Outcome, Peer, Reception, check_chunks, malformed};
+use crate::store::ReadStep;
+use crate::volume::Volume;
+
+/// An applicant's request is short; the rest is not even buffered.
+const APPLICANT_FRAME: usize = 64 * 1024;
+
+/// Why a stream ends without its answer: the peer is gone or stalls.
+struct Gone(String);
+
+enum Failure {
+    Refused(Refusal),
+    Gone(Gone),
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl From<Gone> for Failure {
+    fn from(gone: Gone) -> Self {
+        Self::Gone(gone)
+    }
+}
+
+/// Serves one stream to its end.
+pub(super) async fn serve<V: Volume>(
+    shared: Arc<Shared<V>>,
+    mut send: SendStream,
+    receive: RecvStream,
+) {
+    let mut frames = Frames {
+        stream: receive,
+        decoder: FrameDecoder::default(),
+        limit: match shared.peer {
+            Peer::Applicant => APPLICANT_FRAME,
+            _ => usize::MAX,
+        },
+        taken: 0,
+    };
+    let (remote, peer) = (shared.remote, shared.peer);
+    match request(&shared, &mut frames, &mut send).await {
+        Ok(()) => {}
+        Err(Failure::Gone(Gone(reason))) => {
+            tracing::debug!(%remote, ?peer, reason, "a request ended unanswered");
+            // Neither side may take what was sent so far for an answer.
+            let _ = send.reset(1u32.into());
+        }
+        Err(Failure::Refused(refusal)) => {
+            tracing::warn!(%remote, ?peer, code = ?refusal.code, "refused: {refusal}");
+            let _ = answer(&mut send, &Response::Refused(refusal)).await;
+        }
+    }
+}
+
+async fn request<V: Volume>(
+    shared: &Arc<Shared<V>>,
+    frames: &mut Frames,
+    send: &mut SendStream,
+) -> Result<(), Failure> {
+    let first = frames.next().await?;
+    let request: Request = frame::decode(&first).map_err(|e| malformed(e.to_string()))?;
+    let asked = shared.clone();
+    let outcome = blocking(move || asked.vault.answer(asked.peer, request)).await??;
+    match outcome {
+        Outcome::Answer(response) => Ok(answer(send, &response).await?),
+        Outcome::Receive(reception) => {
+            let response = receive(shared, frames, reception).await?;
+            Ok(answer(send, &response).await?)
+        }
+        Outcome::Send(tenant, steps) => {
+            let _permit = shared.gets.acquire().await;
+            Ok(give(shared, send, tenant, steps).await?)
+        }
+    }
+}
+
+/// Takes the chunks of a put: pieces are hashed on one thread each while the next comes in, and
+/// one piece at most is with the writer meanwhile.
+async fn receive<V: Volume>(
+    shared: &Arc<Shared<V>>,
+    frames: &mut Frames,
+    mut reception: Reception,
+) -> Result<Response, Failure> {
+    let Ok(_permit) = shared.puts.try_acquire() else {
+        return Err(malformed("too many puts at once on one connection".into()).into());
+    };
+    let mut stored: Option<JoinHandle<Result<u64, Refusal>>> = None;
+    let mut piece = Vec::new();
+    let mut bytes = 0;
+    while reception.expects_more() {
+        let chunk = frames.next().await?;
+        reception.arrived(&chunk)?;
+        bytes += chunk.len();
+        piece.push(chunk);
+        if bytes < PUT_PIECE && reception.expects_more() {
+            continue;
+        }
+        if let Some(stored) = stored.take() {
+            reception.stored(join(stored).await?);
+        }
+        let (shared, piece) = (shared.clone(), std::mem::take(&mut piece));
+        let tenant = reception.tenant();
+        bytes = 0;
+        stored = Some(tokio::spawn(async move {
+            let records = blocking(move || check_chunks(piece)).await??;
+            Ok(shared.vault.store().append(tenant, records).await?.bytes)
+        }));
+    }
+    if let Some(stored) = stored {
+        reception.stored(join(stored).await?);
+    }
+    shared.vault.note_added(&reception);
+    Ok(reception.answer())
+}
+
+async fn join<T>(task: JoinHandle<Result<T, Refusal>>) -> Result<T, Refusal> {
+    task.await.map_err(failed_task)?
+}
+
+/// Sends chunks in order, reading ahead of the network.
+async fn give<V: Volume>(
+    shared: &Arc<Shared<V>>,
+    send: &mut SendStream,
+    tenant: TenantId,
+    steps: Vec<ReadStep>,
+) -> Result<(), Failure> {
+    write(send, vec![encode(&Response::Chunks)?]).await?;
+    let mut steps = steps.into_iter();
+    let mut reading: VecDeque<JoinHandle<Vec<Option<Bytes>>>> = VecDeque::new();
+    loop {
+        while reading.len() < READ_AHEAD
+            && let Some(step) = steps.next()
+        {
+            let shared = shared.clone();
+            reading.push_back(tokio::task::spawn_blocking(move || match step {
+                ReadStep::Run(run) => shared.vault.store().read_run(tenant, &run),
+                ReadStep::Missing => vec![None],
+            }));
+        }
+        let Some(next) = reading.pop_front() else {
+            break;
+        };
+        let chunks = next.await.map_err(failed_task)?;
+        let mut parts = Vec::with_capacity(2 * chunks.len());
+        for chunk in chunks {
+            let chunk = chunk.unwrap_or_default();
+            let prefix = frame::prefix(&chunk).map_err(|e| malformed(e.to_string()))?;
+            parts.push(Bytes::copy_from_slice(&prefix));
+            parts.push(chunk);
+        }
+        write(send, parts).await?;
+    }
+    finish(send);
+    Ok(())
+}
+
+async fn answer(send: &mut SendStream, response: &Response) -> Result<(), Gone> {
+    let frame = encode(response).unwrap_or_default();
+    write(send, vec![frame]).await?;
+    finish(send);
+    Ok(())
+}
+
+fn encode(response: &Response) -> Result<Bytes, Refusal> {
+    frame::encode(response).map_err(|e| {
+        Refusal::new(
+            RefusalCode::Storage,
+            format!("the answer cannot be sent: {e}"),
+            "see the vault's log",
+        )
+    })
+}
+
+fn finish(send: &mut SendStream) {
+    // A peer that closed the stream has what it wanted.
+    let _ = send.finish();
+}
+
+async fn write(send: &mut SendStream, mut parts: Vec<Bytes>) -> Result<(), Gone> {
+    match timeout(STALLED, send.write_all_chunks(&mut parts)).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(Gone(error.to_string())),
+        Err(_) => Err(Gone("it does not read the answer".into())),
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Refusal> {
+    tokio::task::spawn_blocking(work).await.map_err(failed_task)
+}
+
+fn failed_task(error: tokio::task::JoinError) -> Refusal {
+    tracing::error!(%error, "a request failed within the vault");
+    StoreError::Stopped.into()
+}
+
+/// Frames of one stream, none of which may take for ever.
+struct Frames {
+    stream: RecvStream,
+    decoder: FrameDecoder,
+    /// Bytes that the peer may send in all.
+    limit: usize,
+    taken: usize,
+}
+
+impl Frames {
+    async fn next(&mut self) -> Result<Bytes, Failure> {
+        match timeout(STALLED, self.next_frame()).await {
+            Ok(frame) => frame,
+            Err(_) => Err(malformed(stalled(STALLED)).into()),
+        }
+    }
+
+    async fn next_frame(&mut self) -> Result<Bytes, Failure> {
+        loop {
+            if let Some(frame) = self
+                .decoder
+                .next_frame()
+                .map_err(|e| malformed(e.to_string()))?
+            {
+                return Ok(frame);
+            }
+            match self.stream.read_chunk(256 * 1024, true).await {
+                Ok(Some(part)) => {
+                    self.taken += part.bytes.len();
+                    if self.taken > self.limit {
+                        return Err(malformed("the request is too long".into()).into());
+                    }
+                    self.decoder.push(&part.bytes);
+                }
+                Ok(None) => {
+                    self.decoder
+                        .finish()
+                        .map_err(|e| malformed(e.to_string()))?;
+                    return Err(malformed("the request ended too early".into()).into());
+                }
+                Err(error) => return Err(Gone(error.to_string()).into()),
+            }
+        }
+    }
+}
+
+fn stalled(limit: Duration) -> String {
+    format!("nothing came of a request for {} s", limit.as_secs())
+}

@@ -1,0 +1,374 @@
+//! The store that sessions share: look-ups and reads go straight to catalogue and packs,
+//! records go to one writer thread that gathers what all sessions bring into one `fdatasync`.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use bytes::Bytes;
+use relevo_wire::chunk::CheckedChunk;
+use relevo_wire::{ChunkId, TenantId, VaultId};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::catalogue::{Catalogue, Located};
+use crate::error::StoreError;
+use crate::ledger::{Appended, Finding, Ledger};
+use crate::pack::{ENTRY_HEADER, entry_size};
+use crate::record::Record;
+use crate::volume::{PackId, Volume, read_exact};
+
+/// Batches that wait for the writer; a session that finds it full waits.
+const QUEUE: usize = 64;
+/// Records of one round of the writer hold at most about this many bytes.
+const ROUND_BYTES: usize = 64 * 1024 * 1024;
+/// Longest single read of packs.
+const READ_BYTES: u64 = 1024 * 1024;
+/// Bytes between two chunks that it is cheaper to read than to skip.
+const READ_GAP: u64 = 64 * 1024;
+
+enum Job {
+    Append {
+        tenant: TenantId,
+        records: Vec<Record>,
+        reply: oneshot::Sender<Result<Appended, StoreError>>,
+    },
+    MarkComplete {
+        tenant: TenantId,
+        epoch: i64,
+        ids: Vec<ChunkId>,
+    },
+}
+
+/// A vault's packs and catalogue.
+pub struct Store<V> {
+    volume: Arc<V>,
+    catalogue: PathBuf,
+    readers: Mutex<Vec<Catalogue>>,
+    jobs: Mutex<Option<mpsc::Sender<Job>>>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl<V: Volume> Store<V> {
+    /// Opens packs and catalogue, brings the catalogue up to date and starts the writer.
+    /// What was found amiss is for the caller to report. The directory's lock must be held.
+    pub fn open(
+        volume: Arc<V>,
+        vault: VaultId,
+        catalogue: &Path,
+    ) -> Result<(Self, Vec<Finding>), StoreError> {
+        let (writing, fresh) = Catalogue::open(catalogue)?;
+        let (ledger, findings) = Ledger::open(volume.clone(), vault, writing, fresh)?;
+        let (jobs, queue) = mpsc::channel(QUEUE);
+        let writer = std::thread::Builder::new()
+            .name("relevo-writer".into())
+            .spawn(move || write(ledger, queue))
+            .map_err(|e| StoreError::io("start the writer", &e))?;
+        let store = Self {
+            volume,
+            catalogue: catalogue.into(),
+            readers: Mutex::default(),
+            jobs: Mutex::new(Some(jobs)),
+            writer: Mutex::new(Some(writer)),
+        };
+        Ok((store, findings))
+    }
+
+    /// Hands records to the writer; the answer comes when they are durable and can be found.
+    pub async fn append(
+        &self,
+        tenant: TenantId,
+        records: Vec<Record>,
+    ) -> Result<Appended, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        let job = Job::Append {
+            tenant,
+            records,
+            reply,
+        };
+        self.jobs()?
+            .send(job)
+            .await
+            .map_err(|_| StoreError::Stopped)?;
+        answer.await.map_err(|_| StoreError::Stopped)?
+    }
+
+    /// As [`append`](Self::append), for threads that may wait.
+    pub fn append_blocking(
+        &self,
+        tenant: TenantId,
+        records: Vec<Record>,
+    ) -> Result<Appended, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        let job = Job::Append {
+            tenant,
+            records,
+            reply,
+        };
+        self.jobs()?
+            .blocking_send(job)
+            .map_err(|_| StoreError::Stopped)?;
+        answer.blocking_recv().map_err(|_| StoreError::Stopped)?
+    }
+
+    /// Notes nodes below which everything was found in this epoch. Does not wait.
+    pub fn mark_complete(&self, tenant: TenantId, epoch: i64, ids: Vec<ChunkId>) {
+        if let Ok(jobs) = self.jobs() {
+            // Losing the note costs a longer walk next time.
+            let _ = jobs.blocking_send(Job::MarkComplete { tenant, epoch, ids });
+        }
+    }
+
+    /// Runs `work` on a reading connection to the catalogue.
+    pub fn read<T>(
+        &self,
+        work: impl FnOnce(&Catalogue) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let free = self.lock_readers().pop();
+        let catalogue = match free {
+            Some(catalogue) => catalogue,
+            None => Catalogue::open(&self.catalogue)?.0,
+        };
+        let done = work(&catalogue);
+        self.lock_readers().push(catalogue);
+        done
+    }
+
+    /// A chunk's bytes, checked.
+    pub fn read_chunk(
+        &self,
+        tenant: TenantId,
+        id: ChunkId,
+        at: Located,
+    ) -> Result<CheckedChunk, StoreError> {
+        read_chunk(&*self.volume, tenant, id, at)
+    }
+
+    /// Reads what [`plan_reads`] put together: chunks in the order asked, nothing where one
+    /// cannot be read. Their bytes are for the reader to check.
+    pub fn read_run(&self, tenant: TenantId, run: &ReadRun) -> Vec<Option<Bytes>> {
+        let number = run.pack;
+        let pack = PackId { tenant, number };
+        let read = |start: u64, end: u64| {
+            let bytes = read_exact(&*self.volume, pack, start, (end - start) as usize);
+            bytes.inspect_err(|error| tracing::error!(%pack, start, %error, "a read failed"))
+        };
+        match read(run.start, run.end) {
+            Ok(bytes) => {
+                let chunk = |&(offset, length): &(u64, u32)| {
+                    let at = (offset - run.start) as usize;
+                    Some(bytes.slice(at..at + length as usize))
+                };
+                run.chunks.iter().map(chunk).collect()
+            }
+            // One bad sector must not take its neighbours along.
+            Err(_) => {
+                let chunk = |&(at, length): &(u64, u32)| read(at, at + u64::from(length)).ok();
+                run.chunks.iter().map(chunk).collect()
+            }
+        }
+    }
+
+    /// Stops the writer when it has answered everybody.
+    pub fn close(&self) {
+        let jobs = self
+            .jobs
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        drop(jobs);
+        let writer = self
+            .writer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(writer) = writer
+            && writer.join().is_err()
+        {
+            tracing::error!("the writer ended in a panic");
+        }
+    }
+
+    fn jobs(&self) -> Result<mpsc::Sender<Job>, StoreError> {
+        let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        jobs.clone().ok_or(StoreError::Stopped)
+    }
+
+    fn lock_readers(&self) -> std::sync::MutexGuard<'_, Vec<Catalogue>> {
+        self.readers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<V> Drop for Store<V> {
+    fn drop(&mut self) {
+        self.jobs
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(writer) = self
+            .writer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+        {
+            // Its panic, if any, was reported by the panic hook.
+            let _ = writer.join();
+        }
+    }
+}
+
+/// A chunk's bytes from its pack, checked.
+pub fn read_chunk<V: Volume + ?Sized>(
+    volume: &V,
+    tenant: TenantId,
+    id: ChunkId,
+    at: Located,
+) -> Result<CheckedChunk, StoreError> {
+    let number = at.pack;
+    let pack = PackId { tenant, number };
+    let body_at = at.offset + ENTRY_HEADER as u64;
+    let bytes = read_exact(volume, pack, body_at, at.length as usize)
+        .map_err(|e| StoreError::io(format_args!("read pack {pack}"), &e))?;
+    CheckedChunk::check(id, bytes)
+        .map_err(|e| StoreError::Storage(format!("pack {pack} at {}: {e}", at.offset)))
+}
+
+/// Chunks that one read of a pack gives, in the order asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadRun {
+    pack: u32,
+    start: u64,
+    end: u64,
+    /// Offset in the pack and length of each.
+    chunks: Vec<(u64, u32)>,
+}
+
+/// A step of answering a request for chunks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ReadStep {
+    /// The next chunks.
+    Run(ReadRun),
+    /// The next chunk is not there.
+    Missing,
+}
+
+impl ReadStep {
+    /// How many chunks this answers.
+    pub fn chunks(&self) -> usize {
+        match self {
+            Self::Run(run) => run.chunks.len(),
+            Self::Missing => 1,
+        }
+    }
+}
+
+/// Puts neighbours in a pack together, so that a disk read in order costs few reads here.
+pub fn plan_reads(found: &[Option<Located>]) -> Vec<ReadStep> {
+    let mut steps: Vec<ReadStep> = Vec::new();
+    for located in found {
+        let Some(at) = located else {
+            steps.push(ReadStep::Missing);
+            continue;
+        };
+        let start = at.offset + ENTRY_HEADER as u64;
+        let end = start + u64::from(at.length);
+        if let Some(ReadStep::Run(run)) = steps.last_mut()
+            && run.pack == at.pack
+            && (run.end..=run.end + READ_GAP).contains(&start)
+            && end - run.start <= READ_BYTES
+        {
+            run.end = end;
+            run.chunks.push((start, at.length));
+            continue;
+        }
+        steps.push(ReadStep::Run(ReadRun {
+            pack: at.pack,
+            start,
+            end,
+            chunks: vec![(start, at.length)],
+        }));
+    }
+    steps
+}
+
+/// Bytes of packs that a record of this many bytes takes.
+pub fn stored_size(length: usize) -> u64 {
+    entry_size(length)
+}
+
+/// The writer thread: all that waits is one round, one `fdatasync` per tenant in it.
+fn write<V: Volume>(mut ledger: Ledger<V>, mut queue: mpsc::Receiver<Job>) {
+    while let Some(first) = queue.blocking_recv() {
+        let mut round = vec![first];
+        let mut bytes = 0;
+        while bytes < ROUND_BYTES
+            && let Ok(job) = queue.try_recv()
+        {
+            if let Job::Append { records, .. } = &job {
+                bytes += records.iter().map(weight).sum::<usize>();
+            }
+            round.push(job);
+        }
+        serve_round(&mut ledger, round);
+    }
+    ledger.catalogue().checkpoint();
+}
+
+type Reply = oneshot::Sender<Result<Appended, StoreError>>;
+
+fn serve_round<V: Volume>(ledger: &mut Ledger<V>, round: Vec<Job>) {
+    let mut appends: Vec<(TenantId, Vec<(Vec<Record>, Reply)>)> = Vec::new();
+    for job in round {
+        match job {
+            Job::Append {
+                tenant,
+                records,
+                reply,
+            } => match appends.iter_mut().find(|(t, _)| *t == tenant) {
+                Some((_, batch)) => batch.push((records, reply)),
+                None => appends.push((tenant, vec![(records, reply)])),
+            },
+            Job::MarkComplete { tenant, epoch, ids } => {
+                if let Err(error) = ledger.mark_complete(tenant, epoch, &ids) {
+                    tracing::warn!(%error, "complete nodes could not be noted");
+                }
+            }
+        }
+    }
+    for (tenant, batch) in appends {
+        let records: Vec<&[Record]> = batch
+            .iter()
+            .map(|(records, _)| records.as_slice())
+            .collect();
+        let done = ledger.append(tenant, &records);
+        if let Err(error) = &done {
+            tracing::error!(%tenant, %error, "records could not be stored");
+        }
+        // Who has gone away needs no answer.
+        match done {
+            Ok(answers) => {
+                for ((_, reply), appended) in batch.into_iter().zip(answers) {
+                    let _ = reply.send(Ok(appended));
+                }
+            }
+            // One session's contradiction must not fail the others of the round.
+            Err(StoreError::PointTaken(_)) if batch.len() > 1 => {
+                for (records, reply) in batch {
+                    let one = ledger.append(tenant, &[&records]);
+                    let _ = reply.send(one.map(|a| a.first().copied().unwrap_or_default()));
+                }
+            }
+            Err(error) => {
+                for (_, reply) in batch {
+                    let _ = reply.send(Err(error.clone()));
+                }
+            }
+        }
+    }
+}
+
+fn weight(record: &Record) -> usize {
+    match record {
+        Record::Chunk(chunk) => chunk.bytes().len(),
+        _ => 4096,
+    }
+}
