@@ -13,6 +13,7 @@ use std::sync::Arc;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::events::{MsiMessage, VmEvents};
+use crate::virtio::LogBudget;
 
 /// Most vectors a function can have here (what one page of the table holds).
 pub const MAX_VECTORS: u16 = 256;
@@ -22,6 +23,8 @@ const CONTROL_ENABLE: u16 = 1 << 15;
 /// Message control register: all vectors are masked.
 const CONTROL_MASK_ALL: u16 = 1 << 14;
 const ENTRY_SIZE: u64 = 16;
+
+static COMPLAINTS: LogBudget = LogBudget::new();
 
 struct Vector {
     message: MsiMessage,
@@ -164,7 +167,9 @@ impl Msix {
         } else {
             vector.close(&*self.events)
         };
-        if let Err(error) = result {
+        if let Err(error) = result
+            && COMPLAINTS.allows()
+        {
             tracing::error!(index, message = ?vector.message, %error, "interrupt vector is dead");
         }
     }

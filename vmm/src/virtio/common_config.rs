@@ -3,9 +3,11 @@
 //! No I/O here: a write answers with the [`Effect`] that the transport must bring about.
 
 use virtio_queue::{Queue, QueueT};
+use vm_memory::GuestAddress;
 
 use super::device::VIRTIO_F_VERSION_1;
 use super::interrupt::Interrupt;
+use super::log_budget::LogBudget;
 
 /// Length of the registers, in bytes.
 pub const COMMON_CONFIG_SIZE: usize = 60;
@@ -26,9 +28,14 @@ const QUEUE_SIZE: u64 = 24;
 const QUEUE_VECTOR: u64 = 26;
 const QUEUE_ENABLE: u64 = 28;
 const QUEUE_DESC: u64 = 32;
+const QUEUE_DESC_HIGH: u64 = 36;
 const QUEUE_DRIVER: u64 = 40;
+const QUEUE_DRIVER_HIGH: u64 = 44;
 const QUEUE_DEVICE: u64 = 48;
+const QUEUE_DEVICE_HIGH: u64 = 52;
 const QUEUE_END: u64 = 56;
+
+static COMPLAINTS: LogBudget = LogBudget::new();
 
 /// What a write to the registers asks of the transport.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,7 +147,9 @@ impl CommonConfig {
             if self.status & FEATURES_OK != 0 {
                 return Effect::Activate;
             }
-            tracing::warn!("a virtio driver started without agreeing on features");
+            if COMPLAINTS.allows() {
+                tracing::warn!("a virtio driver started without agreeing on features");
+            }
             self.status &= !DRIVER_OK;
         }
         Effect::None
@@ -158,6 +167,7 @@ impl CommonConfig {
             QUEUE_SIZE => {
                 if let Some(queue) = self.idle_queue()
                     && let Err(error) = queue.try_set_size(value)
+                    && COMPLAINTS.allows()
                 {
                     tracing::warn!(value, %error, "a virtio driver asked for an impossible queue");
                 }
@@ -193,18 +203,29 @@ impl CommonConfig {
         let Some(queue) = self.idle_queue() else {
             return;
         };
-        let (low, high) = if offset.is_multiple_of(8) {
-            (Some(value), None)
-        } else if offset % 8 == 4 {
-            (None, Some(value))
-        } else {
-            return;
+        let merge = |old: u64| {
+            let value = u64::from(value);
+            GuestAddress(match offset % 8 {
+                0 => old & !0xFFFF_FFFF | value,
+                _ => old & 0xFFFF_FFFF | value << 32,
+            })
         };
-        match offset & !7 {
-            QUEUE_DESC => queue.set_desc_table_address(low, high),
-            QUEUE_DRIVER => queue.set_avail_ring_address(low, high),
-            QUEUE_DEVICE => queue.set_used_ring_address(low, high),
-            _ => {}
+        let result = match offset {
+            QUEUE_DESC | QUEUE_DESC_HIGH => {
+                queue.try_set_desc_table_address(merge(queue.desc_table()))
+            }
+            QUEUE_DRIVER | QUEUE_DRIVER_HIGH => {
+                queue.try_set_avail_ring_address(merge(queue.avail_ring()))
+            }
+            QUEUE_DEVICE | QUEUE_DEVICE_HIGH => {
+                queue.try_set_used_ring_address(merge(queue.used_ring()))
+            }
+            _ => return,
+        };
+        if let Err(error) = result
+            && COMPLAINTS.allows()
+        {
+            tracing::warn!(offset, %error, "a virtio driver misplaced a virtqueue");
         }
     }
 

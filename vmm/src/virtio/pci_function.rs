@@ -13,6 +13,7 @@ use vmm_sys_util::eventfd::EventFd;
 use super::common_config::{COMMON_CONFIG_SIZE, CommonConfig, Effect};
 use super::device::{ActivateError, Activation, ActiveQueue, VIRTIO_F_EVENT_IDX, VirtioDevice};
 use super::interrupt::Interrupt;
+use super::log_budget::LogBudget;
 use crate::memory::{GuestMemory, PCI_MMIO_LEN, PCI_MMIO_START};
 use crate::pci::{ConfigSpace, Identity, MAX_VECTORS, Msix, PciFunction, VmEvents};
 
@@ -35,6 +36,8 @@ const VENDOR: u16 = 0x1AF4;
 const DEVICE_BASE: u16 = 0x1040;
 const CAPABILITY_VENDOR: u8 = 0x09;
 const CAPABILITY_MSIX: u8 = 0x11;
+
+static COMPLAINTS: LogBudget = LogBudget::new();
 
 /// A virtio device on the PCI bus.
 pub struct VirtioPciFunction {
@@ -119,9 +122,12 @@ impl VirtioPciFunction {
             Effect::Reset => self.reset(),
             Effect::Activate => {
                 if let Err(error) = self.activate() {
+                    self.interrupt.demand_reset();
+                    if !COMPLAINTS.allows() {
+                        return;
+                    }
                     let cause = std::error::Error::source(&error).map(ToString::to_string);
                     tracing::error!(kind = ?self.device.kind(), %error, cause, "device cannot start");
-                    self.interrupt.demand_reset();
                 }
             }
         }
@@ -195,7 +201,9 @@ impl VirtioPciFunction {
     ) {
         for (index, kick) in self.kicks.iter().enumerate() {
             let at = base + NOTIFY + index as u64 * NOTIFY_MULTIPLIER;
-            if let Err(error) = act(&*self.events, kick, at) {
+            if let Err(error) = act(&*self.events, kick, at)
+                && COMPLAINTS.allows()
+            {
                 // The doorbell still works, by an exit to this process.
                 tracing::warn!(index, %error, "doorbell is not in the kernel");
             }

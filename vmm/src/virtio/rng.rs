@@ -10,12 +10,15 @@ use super::device::{
     ActivateError, Activation, DeviceKind, VIRTIO_F_EVENT_IDX, VIRTIO_F_INDIRECT_DESC, VirtioDevice,
 };
 use super::interrupt::Interrupt;
+use super::log_budget::LogBudget;
 use super::worker::{Events, Service, ServiceError, Worker, drain};
 use crate::memory::GuestMemory;
 
 /// Most bytes given for one request; a driver that wants more asks again.
 const MOST: usize = 4096;
 const QUEUE_SIZE: u16 = 64;
+
+static COMPLAINTS: LogBudget = LogBudget::new();
 
 /// The entropy device.
 #[derive(Default)]
@@ -93,7 +96,9 @@ fn fill(memory: &GuestMemory, chain: DescriptorChain<&GuestMemory>) -> u32 {
     let mut writable = match split(memory, chain) {
         Ok((_, writable)) => writable,
         Err(error) => {
-            tracing::warn!(%error, "an entropy driver sent a broken chain");
+            if COMPLAINTS.allows() {
+                tracing::warn!(%error, "an entropy driver sent a broken chain");
+            }
             return 0;
         }
     };
@@ -102,7 +107,9 @@ fn fill(memory: &GuestMemory, chain: DescriptorChain<&GuestMemory>) -> u32 {
     match random(&mut bytes[..wanted]) {
         Ok(got) => writable.write_from(&bytes[..got]) as u32,
         Err(error) => {
-            tracing::error!(%error, "the host gives no random bytes");
+            if COMPLAINTS.allows() {
+                tracing::error!(%error, "the host gives no random bytes");
+            }
             0
         }
     }

@@ -11,11 +11,14 @@ use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::interrupt::Interrupt;
+use super::log_budget::LogBudget;
 use crate::memory::GuestMemory;
 
 const STOP: u64 = u64::MAX;
 /// Chains that are used before the driver hears of it, when there are more to come.
 const BATCH: usize = 64;
+
+static COMPLAINTS: LogBudget = LogBudget::new();
 
 /// Why a device gave up until its driver resets it.
 #[derive(Debug, thiserror::Error)]
@@ -105,8 +108,10 @@ impl Worker {
             .name(name.to_owned())
             .spawn(move || {
                 if let Err(error) = serve(&mut service, &events) {
-                    let cause = std::error::Error::source(&error).map(ToString::to_string);
-                    tracing::error!(%error, cause, "device stops until its driver resets it");
+                    if COMPLAINTS.allows() {
+                        let cause = std::error::Error::source(&error).map(ToString::to_string);
+                        tracing::error!(%error, cause, "device stops until its driver resets it");
+                    }
                     failed(&error);
                 }
             })?;

@@ -6,6 +6,7 @@ use virtio_queue::DescriptorChain;
 
 use super::{Disk, SECTOR};
 use crate::memory::GuestMemory;
+use crate::virtio::LogBudget;
 use crate::virtio::chain::{Buffers, split};
 
 const IN: u32 = 0;
@@ -27,6 +28,9 @@ const RANGE_UNMAP: u32 = 1;
 pub const MAX_RANGES: u32 = 64;
 /// Most sectors in one such range (2 GiB).
 pub const MAX_RANGE_SECTORS: u32 = 1 << 22;
+
+static COMPLAINTS: LogBudget = LogBudget::new();
+static FAILURES: LogBudget = LogBudget::new();
 
 /// Why a request failed, as the status byte will say it.
 enum Failure {
@@ -52,13 +56,17 @@ pub(super) fn serve(
     let (readable, mut writable) = match split(memory, chain) {
         Ok(sides) => sides,
         Err(error) => {
-            tracing::warn!(%error, "a block driver sent a broken chain");
+            if COMPLAINTS.allows() {
+                tracing::warn!(%error, "a block driver sent a broken chain");
+            }
             return 0;
         }
     };
     let mut status = writable.take_end(1);
     if status.is_empty() {
-        tracing::warn!("a block driver sent a request without a status byte");
+        if COMPLAINTS.allows() {
+            tracing::warn!("a block driver sent a request without a status byte");
+        }
         return 0;
     }
     let data_len = writable.len() as u32;
@@ -75,11 +83,15 @@ pub(super) fn serve(
         Ok(filled) => (OK, filled),
         Err(Failure::Unsupported) => (UNSUPPORTED, 0),
         Err(Failure::Invalid(reason)) => {
-            tracing::warn!(reason, "a block driver sent an invalid request");
+            if COMPLAINTS.allows() {
+                tracing::warn!(reason, "a block driver sent an invalid request");
+            }
             (IO_ERROR, 0)
         }
         Err(Failure::Io(error)) => {
-            tracing::error!(%error, "disk I/O failed");
+            if FAILURES.allows() {
+                tracing::error!(%error, "disk I/O failed");
+            }
             (IO_ERROR, 0)
         }
     };

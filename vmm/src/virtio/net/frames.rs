@@ -6,6 +6,7 @@ use std::io::{self, Read};
 use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
 
 use crate::memory::GuestMemory;
+use crate::virtio::LogBudget;
 use crate::virtio::chain::{Buffers, split};
 use crate::virtio::worker::ServiceError;
 
@@ -14,6 +15,8 @@ pub(super) const HEADER_SIZE: usize = 12;
 const NUM_BUFFERS: usize = 10;
 /// The longest frame with offloads (64 KiB of IP and an Ethernet header), with header.
 const LONGEST: usize = HEADER_SIZE + 65_550;
+
+static COMPLAINTS: LogBudget = LogBudget::new();
 
 /// Holds the frame that was taken from the tap until the driver has buffers for it.
 pub(super) struct Receiver {
@@ -66,7 +69,9 @@ impl Receiver {
             let buffers = match split(memory, chain) {
                 Ok((_, writable)) => writable,
                 Err(error) => {
-                    tracing::warn!(%error, "a network driver sent a broken chain");
+                    if COMPLAINTS.allows() {
+                        tracing::warn!(%error, "a network driver sent a broken chain");
+                    }
                     Buffers::default()
                 }
             };
@@ -99,7 +104,9 @@ pub(super) fn send(tap: &File, memory: &GuestMemory, chain: DescriptorChain<&Gue
     let mut frame = match split(memory, chain) {
         Ok((readable, _)) => readable,
         Err(error) => {
-            tracing::warn!(%error, "a network driver sent a broken chain");
+            if COMPLAINTS.allows() {
+                tracing::warn!(%error, "a network driver sent a broken chain");
+            }
             return;
         }
     };
