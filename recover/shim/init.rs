@@ -25,7 +25,9 @@ use syscalls::*;
 
 const PLAN: &str = "/.relevo/plan";
 const NEW_ROOT: &str = "/.relevo/root";
-const NEW_DEV: &str = "/.relevo/dev";
+/// Where devtmpfs is until it moves below the root: at its final path, because that is what
+/// `/proc/mounts` will say of the root's device.
+const DEV: &str = "/dev";
 /// Attempts to mount the root, a tenth of a second apart: disks may appear late.
 const ATTEMPTS: u32 = 300;
 
@@ -69,9 +71,9 @@ pub extern "C" fn main(
     } else if !plan.links.is_empty() {
         // devtmpfs is one file system wherever it is mounted: links made here stay when the
         // image's own initramfs mounts it again.
-        if mount("devtmpfs", NEW_DEV, "devtmpfs", 0, "").is_ok() {
+        if mount_devtmpfs().is_ok() {
             make_links(&plan.links);
-            let _ = unmount(NEW_DEV);
+            let _ = unmount(DEV);
         }
     }
     become_program(&plan.exec, argv, envp)
@@ -79,7 +81,7 @@ pub extern "C" fn main(
 
 /// Mounts the root and makes it the root of this process.
 fn enter(root: &Mount, below: &[Mount], links: &[(String, String)]) {
-    if let Err(error) = mount("devtmpfs", NEW_DEV, "devtmpfs", 0, "") {
+    if let Err(error) = mount_devtmpfs() {
         fail(
             &format!("devtmpfs: {error}"),
             "use a kernel with CONFIG_DEVTMPFS",
@@ -91,7 +93,7 @@ fn enter(root: &Mount, below: &[Mount], links: &[(String, String)]) {
         mount_device(other, &format!("{NEW_ROOT}{}", other.path));
     }
     // An image without /dev is unusual but no reason to stop: its init may make one.
-    if let Err(error) = mount(NEW_DEV, &format!("{NEW_ROOT}/dev"), "", MS_MOVE, "") {
+    if let Err(error) = mount(DEV, &format!("{NEW_ROOT}/dev"), "", MS_MOVE, "") {
         say(&format!(
             "the image's /dev: {error}; going on without device files"
         ));
@@ -109,34 +111,47 @@ fn enter(root: &Mount, below: &[Mount], links: &[(String, String)]) {
 }
 
 fn mount_device(what: &Mount, at: &str) {
-    // Devices are named within devtmpfs, which is not at /dev yet.
-    let device = format!("{NEW_DEV}/{}", what.device.trim_start_matches("/dev/"));
     let flags = if what.read_only { MS_RDONLY } else { 0 };
-    for attempt in 1.. {
-        match mount(&device, at, &what.kind, flags, &what.options) {
+    let mut attempts = 0;
+    let error = loop {
+        match mount(&what.device, at, &what.kind, flags, &what.options) {
             Ok(()) => return,
-            Err(error) if waits_for_device(&error) && attempt < ATTEMPTS => sleep_a_tenth(),
-            Err(error) => {
-                let remedy = if waits_for_device(&error) {
-                    "give the machine all disks of the server in the order of the plan"
-                } else {
-                    "check that the kernel has this file system built in; else choose an older recovery point"
-                };
-                fail(
-                    &format!(
-                        "mounting {} ({}) at {}: {error}",
-                        what.device, what.kind, what.path
-                    ),
-                    remedy,
-                )
+            Err(error) if !waits_for_device(&error) => break error,
+            Err(error) if attempts >= ATTEMPTS => break error,
+            Err(_) => {}
+        }
+        // Looking is quieter than mounting: the kernel reports every failed mount.
+        loop {
+            attempts += 1;
+            sleep_a_tenth();
+            if attempts >= ATTEMPTS || std::fs::exists(&what.device).unwrap_or(false) {
+                break;
             }
         }
-    }
+    };
+    let remedy = if waits_for_device(&error) {
+        "give the machine all disks of the server in the order of the plan"
+    } else {
+        "check that the kernel has this file system built in; else choose an older recovery point"
+    };
+    fail(
+        &format!(
+            "mounting {} ({}) at {}: {error}",
+            what.device, what.kind, what.path
+        ),
+        remedy,
+    )
+}
+
+fn mount_devtmpfs() -> std::io::Result<()> {
+    // Every kernel's own initramfs has this directory; only one that was built without does not.
+    let _ = std::fs::create_dir(DEV);
+    mount("devtmpfs", DEV, "devtmpfs", 0, "")
 }
 
 fn make_links(links: &[(String, String)]) {
     for (name, target) in links {
-        if let Err(error) = std::os::unix::fs::symlink(target, format!("{NEW_DEV}/{name}")) {
+        if let Err(error) = std::os::unix::fs::symlink(target, format!("{DEV}/{name}")) {
             say(&format!("/dev/{name}: {error}"));
         }
     }

@@ -128,7 +128,7 @@ fn our_segment(
     instructions: &str,
 ) -> Result<Vec<u8>, AdaptError> {
     let mut archive = Archive::new();
-    for directory in [".relevo", ".relevo/modules", ".relevo/root", ".relevo/dev"] {
+    for directory in [".relevo", ".relevo/modules", ".relevo/root"] {
         archive.directory(directory);
     }
     archive.file(".relevo/init", 0o755, SHIM);

@@ -59,6 +59,17 @@ pub mod step {
     pub const NETWORK: &str = "network";
     /// Memory and CPUs.
     pub const MACHINE: &str = "machine";
+    /// All of them, in the order in which a procedure tells them.
+    pub const ORDER: [&str; 8] = [
+        DISKS,
+        SYSTEM,
+        BOOT_LOADER,
+        KERNEL,
+        MODULES,
+        COMMAND_LINE,
+        NETWORK,
+        MACHINE,
+    ];
 }
 
 /// Something that planning saw or decided.
@@ -321,6 +332,7 @@ pub fn plan(input: &PlanInput) -> Result<BootPlan, PlanError> {
         );
     }
     describe_machine(input, &mut findings);
+    findings.sort_by_key(|f| step::ORDER.iter().position(|s| *s == f.step));
     let root = &volumes.all[system.root];
     Ok(BootPlan {
         hostname,
