@@ -18,6 +18,17 @@ pub enum Order {
     Stop,
 }
 
+/// How a vCPU came to the other side of the gate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Passage {
+    /// It was open.
+    Open,
+    /// It had to wait there.
+    Waited,
+    /// It is closed for good.
+    End,
+}
+
 #[derive(Debug)]
 struct State {
     order: Order,
@@ -79,12 +90,12 @@ impl Gate {
         }
     }
 
-    /// To be called by a vCPU thread: returns when it may run (`true`) or must end
-    /// (`false`).
-    pub fn pass(&self) -> bool {
+    /// To be called by a vCPU thread before each entry into the guest: returns when it may
+    /// run or must end.
+    pub fn pass(&self) -> Passage {
         let mut state = self.lock();
         if state.order == Order::Run {
-            return true;
+            return Passage::Open;
         }
         state.waiting += 1;
         self.changed.notify_all();
@@ -95,7 +106,10 @@ impl Gate {
                 .unwrap_or_else(PoisonError::into_inner);
         }
         state.waiting -= 1;
-        state.order == Order::Run
+        match state.order {
+            Order::Run => Passage::Waited,
+            _ => Passage::End,
+        }
     }
 
     /// To be called by a vCPU thread as its last act.
@@ -120,7 +134,7 @@ mod tests {
             .map(|_| {
                 let (gate, steps) = (gate.clone(), steps.clone());
                 std::thread::spawn(move || {
-                    while gate.pass() {
+                    while gate.pass() != Passage::End {
                         steps.fetch_add(1, Ordering::SeqCst);
                     }
                     gate.leave();

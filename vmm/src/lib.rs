@@ -6,7 +6,7 @@
 //!
 //! Parts, from the outside in:
 //! - [`cli`], [`options`], [`run`]: the command line and the life of one machine, with its
-//!   [`control`] socket; [`probe`] looks at the host.
+//!   [`control`] socket; [`probe`] looks at the host, [`manual`] writes the manual page.
 //! - [`machine`] puts a machine together: [`memory`], vCPUs ([`vcpu`], [`cpuid`], [`gate`]),
 //!   the board's [`devices`], the [`pci`] bus with its [`virtio`] devices
 //!   ([`pci_devices`]).
@@ -32,6 +32,7 @@ pub mod error;
 pub mod events;
 pub mod gate;
 pub mod machine;
+pub mod manual;
 pub mod memory;
 pub mod options;
 pub mod pci;

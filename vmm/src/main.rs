@@ -1,13 +1,13 @@
 //! `relevo-vmm`: parses the command line and calls the library.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 use relevo_vmm::cli::{Cli, Command};
 use relevo_vmm::error::Failure;
 use relevo_vmm::run::{EXIT_FAILED, EXIT_USAGE};
-use relevo_vmm::{print_failure, probe, run};
+use relevo_vmm::{manual, print_failure, probe, run};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -23,6 +23,7 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
         .init();
     match dispatch(cli) {
         Ok(code) => code,
@@ -52,9 +53,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Man => {
-            clap_mangen::Man::new(Cli::command())
-                .render(&mut out)
-                .map_err(unwritable)?;
+            manual::write(&Cli::command(), &mut out).map_err(unwritable)?;
             Ok(ExitCode::SUCCESS)
         }
     }

@@ -8,7 +8,7 @@ use vmm_sys_util::eventfd::EventFd;
 use crate::bus::{Bus, BusError};
 use crate::events::{Event, Notifier};
 use crate::machine::Config;
-use crate::memory::{GuestMemory, PCI_ECAM_LEN, PCI_ECAM_START, PCI_MMIO_LEN, PCI_MMIO_START};
+use crate::memory::{GuestMemory, PCI_MMIO_LEN, PCI_MMIO_START};
 use crate::options::{DiskOption, DiskSource, NetOption};
 use crate::pci::{PciError, PciRoot};
 use crate::virtio::{
@@ -64,7 +64,6 @@ pub fn attach(
     let (base, len) = CONFIG_PORTS;
     ports.insert(base, len, root.config_ports())?;
     mmio.insert(PCI_MMIO_START, PCI_MMIO_LEN, root.mmio_window())?;
-    mmio.insert(PCI_ECAM_START, PCI_ECAM_LEN, root.ecam())?;
     let reset = EventFd::new(0)?;
     let mut watches = Watches::default();
     watches.add(reset.try_clone()?, Event::Reset);

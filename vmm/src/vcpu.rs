@@ -9,7 +9,7 @@ use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
 use crate::bus::Bus;
 use crate::events::{Event, Notifier};
-use crate::gate::Gate;
+use crate::gate::{Gate, Passage};
 use crate::without_vtx::VcpuAssist;
 
 /// The two address spaces in which devices answer.
@@ -59,7 +59,14 @@ impl Vcpu {
     }
 
     fn run(&mut self, gate: &Gate) {
-        while gate.pass() {
+        loop {
+            match gate.pass() {
+                Passage::Open => {}
+                // Tells a guest that uses KVM's clock that it stood still, so that its
+                // watchdogs do not bite. Refused where the guest does not use that clock.
+                Passage::Waited => drop(self.fd.kvmclock_ctrl()),
+                Passage::End => return,
+            }
             if let Some(assist) = &mut self.assist
                 && let Err(error) = assist.before_entry(&self.fd)
             {
