@@ -64,6 +64,18 @@ pub struct DiskLayout {
     pub notes: Vec<String>,
 }
 
+impl Partition {
+    /// What the table says the partition is for, where its content has no signature to tell.
+    pub fn purpose(&self) -> Option<&'static str> {
+        match self.kind.as_str() {
+            "21686148-6449-6e6f-744e-656564454649" => Some("the boot loader's own partition (BIOS boot)"),
+            "9e1a2d38-c612-4316-aa26-8b49521e5a8b" | "41" => Some("firmware (PReP)"),
+            "e3c9e316-0b5c-4db8-817d-f92df00215ae" => Some("Microsoft reserved"),
+            _ => None,
+        }
+    }
+}
+
 /// Type GUID of an EFI system partition.
 pub const EFI_SYSTEM: &str = "c12a7328-f81f-11d2-ba4b-00a0c93ec93b";
 

@@ -16,6 +16,7 @@
 //! which [`crate::adapt`] writes.
 
 pub mod command_line;
+mod describe;
 mod error;
 pub mod kernel;
 pub mod modules;
@@ -34,9 +35,7 @@ pub use error::PlanError;
 pub use kernel::KernelChoice;
 pub use network::{PlannedNic, RecordedNetwork, RecordedNic, StaticAddress};
 
-use crate::boot_loader::{self, FileOnVolume};
-use crate::disk_layout::TableKind;
-use crate::filesystem::ext::JournalState;
+use crate::boot_loader::FileOnVolume;
 use crate::filesystem::volume::{Volume, Volumes, open_volumes, virtual_disk};
 use crate::shim_instructions::{Instructions, Mount};
 use kernel::Chosen;
@@ -262,11 +261,11 @@ pub fn plan(input: &PlanInput) -> Result<BootPlan, PlanError> {
     }
     let mut findings = Vec::new();
     let volumes = open_volumes(&input.disks)?;
-    describe_disks(&volumes, &mut findings);
+    describe::disks(&volumes, &mut findings);
 
     let systems = system::find(&volumes)?;
     let (system, entry) = system::choose(&volumes, systems, &mut findings)?;
-    describe_boot_entry(&volumes, entry.as_ref(), &mut findings);
+    describe::boot_entry(&volumes, entry.as_ref(), &mut findings);
 
     let own = kernel::inspect(&volumes, &system, entry.as_ref());
     let chosen = kernel::choose(own, input, &mut findings)?;
@@ -331,7 +330,7 @@ pub fn plan(input: &PlanInput) -> Result<BootPlan, PlanError> {
                 .map(|file| InitrdSegment::Image(on_disk(&volumes, file))),
         );
     }
-    describe_machine(input, &mut findings);
+    describe::machine(input, &mut findings);
     findings.sort_by_key(|f| step::ORDER.iter().position(|s| *s == f.step));
     let root = &volumes.all[system.root];
     Ok(BootPlan {
@@ -404,129 +403,4 @@ fn planned_disks(disks: &[NamedDisk]) -> Vec<PlannedDisk> {
             size: named.disk.size(),
         })
         .collect()
-}
-
-fn describe_disks(volumes: &Volumes, findings: &mut Vec<Finding>) {
-    for (index, (named, layout)) in volumes.disks.iter().zip(&volumes.layouts).enumerate() {
-        let device = virtual_disk(index);
-        match layout {
-            Err(error) => findings.push(Finding::seen(
-                step::DISKS,
-                format!("disk {} cannot be read: {error}", named.name),
-                format!(
-                    "it is attached as {device} all the same; {}",
-                    error.remedy()
-                ),
-            )),
-            Ok(layout) => {
-                let table = match layout.table {
-                    TableKind::Gpt => "GPT",
-                    TableKind::Mbr => "MBR",
-                    TableKind::WholeDisk => "no partition table",
-                };
-                let list: Vec<String> = volumes
-                    .all
-                    .iter()
-                    .filter(|v| v.disk == index)
-                    .map(|v| format!("{} {}", v.partition.number, v.content.in_words()))
-                    .collect();
-                findings.push(Finding::changed(
-                    step::DISKS,
-                    format!(
-                        "disk {}: {} bytes, {table}: {}",
-                        named.name,
-                        named.disk.size(),
-                        list.join(", ")
-                    ),
-                    format!("attached as {device} (virtio)"),
-                    "the virtual machine has no other disk controller",
-                ));
-                for note in &layout.notes {
-                    findings.push(Finding::seen(
-                        step::DISKS,
-                        note.clone(),
-                        "the image itself is not changed",
-                    ));
-                }
-            }
-        }
-    }
-    for volume in &volumes.all {
-        if let Some(problem) = &volume.problem {
-            findings.push(Finding::seen(
-                step::DISKS,
-                format!("{}: {problem}", volume.in_words(&volumes.disks)),
-                "planning goes on without it",
-            ));
-        }
-        let Some(fs) = &volume.fs else { continue };
-        match &fs.journal {
-            JournalState::Clean => {}
-            JournalState::Replayed => findings.push(Finding::seen(
-                step::DISKS,
-                format!("{} has a journal that was not replayed", volume.in_words(&volumes.disks)),
-                "the server ran when the image was taken; the journal was applied in memory for planning, and \
-                 the kernel replays it into the overlay at the first mount",
-            )),
-            JournalState::Ignored(reason) => findings.push(Finding::seen(
-                step::DISKS,
-                format!("{} has a journal that was not replayed, in a form that recover does not read ({reason})",
-                    volume.in_words(&volumes.disks)),
-                "planning saw the files as they stand without it; if a kernel was installed or removed in the \
-                 last seconds before the image, check the boot entry below",
-            )),
-        }
-    }
-}
-
-fn describe_boot_entry(
-    volumes: &Volumes,
-    entry: Option<&boot_loader::BootEntry>,
-    findings: &mut Vec<Finding>,
-) {
-    let Some(entry) = entry else {
-        findings.push(Finding::seen(
-            step::BOOT_LOADER,
-            "no boot loader configuration and no kernel",
-            "a site kernel is needed",
-        ));
-        return;
-    };
-    for note in &entry.notes {
-        findings.push(Finding::seen(
-            step::BOOT_LOADER,
-            note.clone(),
-            "the next possibility was taken",
-        ));
-    }
-    let kernel_on = volumes.all[entry.kernel.volume].in_words(&volumes.disks);
-    findings.push(Finding::seen(
-        step::BOOT_LOADER,
-        format!(
-            "{}: \"{}\", kernel {} on {kernel_on}",
-            entry.source, entry.title, entry.kernel.path
-        ),
-        "this is what the server itself would have booted by default",
-    ));
-}
-
-fn describe_machine(input: &PlanInput, findings: &mut Vec<Finding>) {
-    let Some(recorded) = &input.recorded else {
-        return;
-    };
-    let recorded_mib = recorded.memory / (1 << 20);
-    if recorded_mib > input.memory_mib || recorded.cpus > input.cpus {
-        findings.push(Finding::changed(
-            step::MACHINE,
-            format!(
-                "the server had {recorded_mib} MiB of memory and {} CPUs",
-                recorded.cpus
-            ),
-            format!(
-                "{} MiB of memory, number of CPUs {}",
-                input.memory_mib, input.cpus
-            ),
-            "as asked; services sized for the server's memory may not start with less",
-        ));
-    }
 }
