@@ -61,7 +61,7 @@ impl Calendar {
 }
 
 fn bcd(value: u8) -> u8 {
-    value / 10 << 4 | value % 10
+    ((value / 10) << 4) + value % 10
 }
 
 /// The clock.
