@@ -1,1 +1,46 @@
-//! Relevo agent.
+//! The agent of a protected server: images its disks and streams them, sealed, to a vault.
+//!
+//! ```text
+//!  disk ── span ──► seal ────────────► uplink ──────────► vault
+//!  read, holes      known span? done   which are unknown?
+//!                   cut, known chunk?  send those         acknowledged
+//!                   else seal                                 │
+//!                      ▲                                      ▼
+//!                      └──────────────── cache ◄──────────────┘
+//!         pipeline: workers over spans, results back in disk order, index tree above them
+//! ```
+//!
+//! * [`disk`], [`span`]: what is read, in spans of 4 MiB, without holes.
+//! * [`seal`]: one span to one leaf of the index; [`pipeline`]: one disk to one root.
+//! * [`uplink`]: drives [`relevo_wire::upload`] over a vault that may go away and come back.
+//! * [`cache`]: what the vault is known to have. [`backup`]: a whole run.
+//! * [`state`]: the agent's directory. [`enroll`]: how it comes to be. [`inventory`]: what a
+//!   recovery needs to know besides the disks. [`command`], [`report`], [`progress`]: the
+//!   command line.
+//!
+//! Invariants:
+//! * Nothing leaves unsealed; only a vault's acknowledgement enters the cache.
+//! * A cache that is lost, damaged or another vault's costs time, never correctness: its rows
+//!   are authenticated under a key that names vault, epoch, tenant and server.
+//! * No recovery point comes of a disk that could not be read whole.
+//! * Memory does not depend on the size of the disks. With *n* workers, at most: *n* × 6 MiB of
+//!   spans and compressors, 16 MiB of sealed chunks between workers and uplink, 64 MiB of them
+//!   in the uplink (and at most 65,536 chunks), 2 MiB of pages for each of *n* + 1 cache
+//!   connections, and one open index node per level.
+
+pub mod backup;
+pub mod cache;
+pub mod command;
+pub mod disk;
+pub mod enroll;
+pub mod error;
+pub mod inventory;
+pub mod pipeline;
+pub mod progress;
+pub mod report;
+pub mod seal;
+pub mod span;
+pub mod state;
+pub mod uplink;
+
+pub use error::AgentError;

@@ -1,2 +1,29 @@
-//! relevo-agent
-fn main() {}
+//! `relevo-agent`: see `relevo-agent --help`.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use relevo_agent::command::Cli;
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let level = match cli.verbose {
+        0 => "warn",
+        1 => "relevo_agent=debug,relevo_wire=debug,info",
+        _ => "debug",
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .init();
+    match cli.run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}\nremedy: {}", error.remedy());
+            ExitCode::FAILURE
+        }
+    }
+}

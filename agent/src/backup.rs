@@ -1,0 +1,257 @@
+//! A whole run: from disks to a recovery point.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use relevo_wire::chunk::MAX_CHUNK;
+use relevo_wire::chunker::CHUNKER;
+use relevo_wire::inventory::Inventory;
+use relevo_wire::key::SealingKeys;
+use relevo_wire::manifest::{
+    Consistency, DiskImage, MANIFEST_VERSION, ManifestBody, PublicManifest, RunTotals,
+    SealedManifest, SealedRef,
+};
+use relevo_wire::upload::UploadLimits;
+use relevo_wire::{PointId, ServerId, TenantId, Timestamp};
+use tokio::sync::mpsc;
+
+use crate::AgentError;
+use crate::cache::{Cache, Scope};
+use crate::disk::Disk;
+use crate::pipeline::{Counters, Imaged, Pipeline, PipelineError};
+use crate::report::BackupReport;
+use crate::seal::UnderWay;
+use crate::uplink::{Committed, Dial, Link, Patience, Uplink, UplinkError, connect};
+
+/// Sealed chunks between the workers and the uplink: at most 16 MiB.
+const OFFERS: usize = 64;
+/// Facts between the uplink and the cache, 150 bytes each.
+const FACTS: usize = 8192;
+
+/// What one run images, and how.
+pub struct BackupRun {
+    /// The server.
+    pub server: ServerId,
+    /// Whose server.
+    pub tenant: TenantId,
+    /// Seal the image.
+    pub keys: SealingKeys,
+    /// What to read.
+    pub disks: Vec<Disk>,
+    /// What to record besides.
+    pub inventory: Inventory,
+    /// The cache's file.
+    pub cache: PathBuf,
+    /// Threads that read and seal.
+    pub workers: usize,
+    /// How much is under way at once.
+    pub limits: UploadLimits,
+    /// How long to go on without a connection.
+    pub patience: Patience,
+    /// Filled as it goes.
+    pub counters: Arc<Counters>,
+}
+
+/// What an attempt came to.
+enum Attempt {
+    Done(Box<BackupReport>),
+    /// The vault lacks this many chunks that the cache thought it has.
+    Incomplete(usize),
+}
+
+impl BackupRun {
+    /// Images the disks. When the vault lacks what the cache says it has, the cache is emptied
+    /// and the run made again, once: a missing node hides what is missing below it, so that
+    /// forgetting only what the vault names might not be enough.
+    pub async fn run<D: Dial>(mut self, dial: &D) -> Result<(BackupReport, D::Link), AgentError> {
+        let link = connect(dial, self.patience).await?;
+        let mut uplink = Uplink::new(dial, link, self.patience);
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let (attempt, disks) = self.attempt(&mut uplink, tries > 1).await;
+            self.disks = disks;
+            match attempt {
+                Ok(Attempt::Done(report)) => return Ok((*report, uplink.link().clone())),
+                Ok(Attempt::Incomplete(missing)) if tries > 1 => {
+                    return Err(AgentError::Incomplete(missing));
+                }
+                Ok(Attempt::Incomplete(missing)) => tracing::warn!(
+                    "the vault lacks {missing} chunks that an earlier run stored: sending again \
+                     what it lacks"
+                ),
+                Err(AgentError::Uplink(UplinkError::VaultChanged)) if tries == 1 => {
+                    tracing::warn!("{}: starting again", UplinkError::VaultChanged);
+                    uplink = Uplink::new(dial, uplink.link().clone(), self.patience);
+                }
+                Err(error) => return Err(error),
+            }
+            self.read_again();
+        }
+    }
+
+    /// A new attempt reads anew; what was sent before stays sent.
+    fn read_again(&self) {
+        let c = &self.counters;
+        for counter in [&c.done, &c.read, &c.changed] {
+            counter.store(0, std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+
+    async fn attempt<D: Dial>(
+        &mut self,
+        uplink: &mut Uplink<'_, D>,
+        from_scratch: bool,
+    ) -> (Result<Attempt, AgentError>, Vec<Disk>) {
+        let started = Timestamp::now();
+        let disks = Arc::new(std::mem::take(&mut self.disks));
+        let imaged = self.image(uplink, &disks, from_scratch).await;
+        let result = match imaged {
+            Ok((imaged, cache)) => self.commit(uplink, &disks, imaged, cache, started).await,
+            Err(error) => Err(error),
+        };
+        // The threads that shared them have ended.
+        (result, Arc::into_inner(disks).unwrap_or_default())
+    }
+
+    /// Reads, seals and uploads; returns when all is on the vault's stable storage.
+    async fn image<D: Dial>(
+        &self,
+        uplink: &mut Uplink<'_, D>,
+        disks: &Arc<Vec<Disk>>,
+        from_scratch: bool,
+    ) -> Result<(Imaged, Cache), AgentError> {
+        let (vault, epoch) = uplink.link().vault();
+        let scope = Scope {
+            vault,
+            epoch,
+            tenant: self.tenant,
+            server: self.server,
+        };
+        let failed = |source| AgentError::Cache {
+            path: self.cache.clone(),
+            source,
+        };
+        let mut cache = Cache::open(&self.cache, &scope, &self.keys.secret).map_err(failed)?;
+        if from_scratch {
+            cache.clear().map_err(failed)?;
+        }
+        let inventory =
+            serde_json::to_vec(&self.inventory).map_err(|e| AgentError::Internal(e.to_string()))?;
+        let (offers, offered) = mpsc::channel(OFFERS);
+        let (facts, mut recorded) = mpsc::channel(FACTS);
+        let under_way = UnderWay::default();
+        let pipeline = Pipeline::new(
+            self.keys.secret.clone(),
+            self.workers,
+            &cache,
+            under_way.clone(),
+            offers,
+            facts.clone(),
+            self.counters.clone(),
+        )
+        .map_err(failed)?;
+        let shared = disks.clone();
+        let reading =
+            tokio::task::spawn_blocking(move || pipeline.run(&shared, &inventory, MAX_CHUNK));
+        let recording = tokio::task::spawn_blocking(move || {
+            cache.record(&mut recorded, |chunk| under_way.remove(chunk));
+            cache
+        });
+        let uploaded = uplink
+            .upload(offered, facts, &self.counters, self.limits)
+            .await;
+        // An uplink that failed lets the workers end; workers that failed let the uplink end.
+        let imaged = reading.await.map_err(panicked)?;
+        let cache = recording.await.map_err(panicked)?;
+        match (imaged, uploaded) {
+            (Err(PipelineError::Disk(error)), _) => Err(error.into()),
+            (_, Err(error)) => Err(error.into()),
+            (Err(PipelineError::UplinkGone(gone)), Ok(())) => {
+                Err(AgentError::Internal(gone.to_string()))
+            }
+            (Ok(imaged), Ok(())) => Ok((imaged, cache)),
+        }
+    }
+
+    async fn commit<D: Dial>(
+        &self,
+        uplink: &mut Uplink<'_, D>,
+        disks: &[Disk],
+        imaged: Imaged,
+        mut cache: Cache,
+        started: Timestamp,
+    ) -> Result<Attempt, AgentError> {
+        let finished = Timestamp::now();
+        let mut consistency = Consistency::Offline;
+        for disk in disks {
+            if disk.consistency()? != Consistency::Offline {
+                tracing::warn!(
+                    "{} was written while it was read: the image holds blocks of several moments",
+                    disk.path().display()
+                );
+                consistency = Consistency::Fuzzy;
+            }
+        }
+        let c = &self.counters;
+        let totals = RunTotals {
+            disk: disks.iter().map(Disk::size).sum(),
+            read: Counters::get(&c.read),
+            changed: Counters::get(&c.changed),
+            new: Counters::get(&c.new),
+            sent: Counters::get(&c.sent),
+        };
+        let images = disks
+            .iter()
+            .zip(imaged.roots)
+            .map(|(disk, root)| DiskImage {
+                name: disk.name().into(),
+                size: disk.size(),
+                root: root.map(SealedRef::node),
+                sector: disk.sector(),
+                serial: disk.serial().map(String::from),
+            });
+        let inventory = imaged.inventory.into_iter();
+        let body = ManifestBody {
+            disks: images.collect(),
+            inventory: inventory.map(|(c, len)| SealedRef::data(c, len)).collect(),
+            consistency,
+            chunker: CHUNKER,
+            agent: concat!("relevo-agent ", env!("CARGO_PKG_VERSION")).into(),
+            started,
+            finished,
+        };
+        let point = PointId::random();
+        let public = PublicManifest {
+            version: MANIFEST_VERSION,
+            server: self.server,
+            point,
+            taken: started,
+            roots: Vec::new(),
+            inventory: Vec::new(),
+            totals,
+        };
+        let manifest = SealedManifest::seal(&self.keys, public, &body)?;
+        match uplink.commit(&manifest).await? {
+            Committed::Incomplete(missing) => Ok(Attempt::Incomplete(missing.len())),
+            Committed::Stored(stored) => {
+                if let Err(error) = cache.promote() {
+                    tracing::warn!("cache: {error}; the next run takes longer");
+                }
+                Ok(Attempt::Done(Box::new(BackupReport::new(
+                    self.server,
+                    point,
+                    started,
+                    totals,
+                    stored,
+                    consistency,
+                    Timestamp::now().since(started),
+                ))))
+            }
+        }
+    }
+}
+
+fn panicked(error: tokio::task::JoinError) -> AgentError {
+    AgentError::Internal(error.to_string())
+}

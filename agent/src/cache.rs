@@ -1,0 +1,441 @@
+//! What the vault is known to have, so that it need not be compressed, sealed or sent again.
+//!
+//! | table | says |
+//! | --- | --- |
+//! | `chunks` | the chunk with this key is in the vault under this id |
+//! | `spans` | at the last image, this span of this disk hashed to this and was this leaf; no row: zeros or unknown |
+//! | `staged` | what the run under way would change in `spans`; moved there by its commit |
+//!
+//! A row of `chunks` is written when the vault has acknowledged the chunk, a row of `spans` when
+//! it has committed the image: each row is true by itself, whenever the process is killed. Every
+//! row carries eight bytes of keyed BLAKE3 over its content; the key is made from the tenant
+//! secret and the [`Scope`]. So a row that was damaged, or that speaks of another vault or of
+//! chunks since collected, is a miss and nothing else.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use relevo_wire::index::ChunkRef;
+use relevo_wire::key::{ChunkKey, TenantSecret};
+use relevo_wire::{ChunkId, ServerId, TenantId, VaultId};
+use rusqlite::{Connection, OptionalExtension, Row, params};
+use tokio::sync::mpsc;
+
+const VERSION: i64 = 1;
+const SCHEMA: &str = "
+    CREATE TABLE scope (text TEXT NOT NULL);
+    CREATE TABLE chunks (key BLOB PRIMARY KEY, id BLOB NOT NULL, proof BLOB NOT NULL) WITHOUT ROWID;
+    CREATE TABLE spans (disk TEXT, span INTEGER, hash BLOB, id BLOB, key BLOB, proof BLOB,
+                        PRIMARY KEY (disk, span)) WITHOUT ROWID;
+    CREATE TABLE staged (disk TEXT, span INTEGER, hash BLOB, id BLOB, key BLOB, proof BLOB,
+                         PRIMARY KEY (disk, span)) WITHOUT ROWID;
+";
+/// Rows in one transaction at most.
+const BATCH: usize = 4096;
+
+/// Whose knowledge a cache holds; another scope's is worth nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scope {
+    /// The vault that has the chunks.
+    pub vault: VaultId,
+    /// Its epoch: chunks may go when it changes.
+    pub epoch: u64,
+    /// Whose keys seal them.
+    pub tenant: TenantId,
+    /// The server that is imaged.
+    pub server: ServerId,
+}
+
+impl Scope {
+    fn text(&self) -> String {
+        let Self {
+            vault,
+            epoch,
+            tenant,
+            server,
+        } = self;
+        format!("{vault}/{epoch}/{tenant}/{server}")
+    }
+}
+
+/// A span at the last image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KnownSpan {
+    /// Keyed BLAKE3 of its bytes.
+    pub hash: [u8; 32],
+    /// Its leaf.
+    pub leaf: ChunkRef,
+}
+
+/// Something to remember.
+#[derive(Clone, Debug)]
+pub enum Fact {
+    /// The vault acknowledged this chunk.
+    Stored(ChunkRef),
+    /// If the image under way is committed, this span is known so; `None` when it is all zeros.
+    Span {
+        /// The disk's name.
+        disk: std::sync::Arc<str>,
+        /// The span's number.
+        span: u64,
+        /// What it is.
+        known: Option<KnownSpan>,
+    },
+}
+
+/// Makes the proofs.
+#[derive(Clone)]
+struct Prover([u8; 32]);
+
+impl Prover {
+    fn new(scope: &Scope, secret: &TenantSecret) -> Self {
+        let base = blake3::derive_key("relevo 1 agent cache", secret.as_bytes());
+        Self(*blake3::keyed_hash(&base, scope.text().as_bytes()).as_bytes())
+    }
+
+    fn chunk(&self, chunk: &ChunkRef) -> [u8; 8] {
+        self.prove(&[b"c", chunk.key.as_bytes(), chunk.id.as_bytes()])
+    }
+
+    fn span(&self, disk: &str, span: u64, known: &KnownSpan) -> [u8; 8] {
+        let (id, key) = (known.leaf.id.as_bytes(), known.leaf.key.as_bytes());
+        self.prove(&[
+            b"s",
+            &span.to_le_bytes(),
+            &known.hash,
+            id,
+            key,
+            disk.as_bytes(),
+        ])
+    }
+
+    fn prove(&self, parts: &[&[u8]]) -> [u8; 8] {
+        let mut hasher = blake3::Hasher::new_keyed(&self.0);
+        for part in parts {
+            hasher.update(part);
+        }
+        let mut proof = [0; 8];
+        proof.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
+        proof
+    }
+}
+
+/// The cache's file, and the connection that writes it.
+pub struct Cache {
+    path: PathBuf,
+    connection: Connection,
+    prover: Prover,
+}
+
+impl Cache {
+    /// Opens the cache. One that is damaged or of another scope is replaced by an empty one.
+    pub fn open(
+        path: &Path,
+        scope: &Scope,
+        secret: &TenantSecret,
+    ) -> Result<Self, rusqlite::Error> {
+        let connection = match open_existing(path, scope) {
+            Ok(Some(connection)) => connection,
+            Ok(None) => create(path, scope)?,
+            Err(error) => {
+                tracing::warn!(
+                    "cache {}: {error}; starting an empty one, so this run takes longer",
+                    path.display()
+                );
+                create(path, scope)?
+            }
+        };
+        connection.execute("DELETE FROM staged", [])?;
+        Ok(Self {
+            path: path.to_path_buf(),
+            connection,
+            prover: Prover::new(scope, secret),
+        })
+    }
+
+    /// A view for one thread that looks things up.
+    pub fn reader(&self) -> Result<CacheReader, rusqlite::Error> {
+        let connection = connect(&self.path)?;
+        connection.pragma_update(None, "query_only", true)?;
+        Ok(CacheReader {
+            connection,
+            prover: self.prover.clone(),
+            broken: false,
+        })
+    }
+
+    /// Writes facts until no more come, in transactions as large as the queue is long. A disk
+    /// that takes no more writes is reported once and costs the next run its time.
+    pub fn record(&mut self, facts: &mut mpsc::Receiver<Fact>, mut written: impl FnMut(&ChunkRef)) {
+        let mut broken = false;
+        while let Some(first) = facts.blocking_recv() {
+            let mut batch = vec![first];
+            while batch.len() < BATCH
+                && let Ok(fact) = facts.try_recv()
+            {
+                batch.push(fact);
+            }
+            if !broken && let Err(error) = self.write(&batch) {
+                tracing::warn!(
+                    "cache {}: {error}; going on without, the next run takes longer",
+                    self.path.display()
+                );
+                broken = true;
+            }
+            for fact in &batch {
+                if let Fact::Stored(chunk) = fact {
+                    written(chunk);
+                }
+            }
+        }
+    }
+
+    fn write(&mut self, batch: &[Fact]) -> Result<(), rusqlite::Error> {
+        let transaction = self.connection.transaction()?;
+        {
+            let mut chunks =
+                transaction.prepare_cached("INSERT OR REPLACE INTO chunks VALUES (?, ?, ?)")?;
+            let mut spans = transaction
+                .prepare_cached("INSERT OR REPLACE INTO staged VALUES (?, ?, ?, ?, ?, ?)")?;
+            for fact in batch {
+                match fact {
+                    Fact::Stored(chunk) => {
+                        let (key, id) = (chunk.key.as_bytes(), chunk.id.as_bytes());
+                        chunks.execute(params![key, id, self.prover.chunk(chunk)])?;
+                    }
+                    Fact::Span {
+                        disk,
+                        span,
+                        known: Some(known),
+                    } => {
+                        let proof = self.prover.span(disk, *span, known);
+                        let (id, key) = (known.leaf.id.as_bytes(), known.leaf.key.as_bytes());
+                        let number = *span as i64;
+                        spans.execute(params![&**disk, number, known.hash, id, key, proof])?;
+                    }
+                    Fact::Span {
+                        disk,
+                        span,
+                        known: None,
+                    } => {
+                        let none: Option<Vec<u8>> = None;
+                        let number = *span as i64;
+                        spans.execute(params![&**disk, number, none, none, none, none])?;
+                    }
+                }
+            }
+        }
+        transaction.commit()
+    }
+
+    /// The image was committed: what was staged is now the last image.
+    pub fn promote(&mut self) -> Result<(), rusqlite::Error> {
+        let transaction = self.connection.transaction()?;
+        transaction.execute_batch(
+            "INSERT OR REPLACE INTO spans SELECT * FROM staged WHERE hash IS NOT NULL;
+             DELETE FROM spans WHERE (disk, span) IN (SELECT disk, span FROM staged WHERE hash IS NULL);
+             DELETE FROM staged;",
+        )?;
+        transaction.commit()?;
+        // The log would else keep the size of this run.
+        self.connection
+            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+    }
+
+    /// Forgets all.
+    pub fn clear(&mut self) -> Result<(), rusqlite::Error> {
+        self.connection
+            .execute_batch("DELETE FROM chunks; DELETE FROM spans; DELETE FROM staged;")
+    }
+}
+
+/// Looks things up. What cannot be read is unknown.
+pub struct CacheReader {
+    connection: Connection,
+    prover: Prover,
+    broken: bool,
+}
+
+impl CacheReader {
+    /// The id under which the vault has the chunk with this key.
+    pub fn chunk(&mut self, key: &ChunkKey) -> Option<ChunkId> {
+        let found = self
+            .connection
+            .prepare_cached("SELECT id, proof FROM chunks WHERE key = ?")
+            .and_then(|mut statement| {
+                statement
+                    .query_row([key.as_bytes()], |row| Ok((bytes(row, 0)?, bytes(row, 1)?)))
+                    .optional()
+            });
+        let (id, proof): ([u8; 32], [u8; 8]) = self.sound(found)?;
+        let chunk = ChunkRef {
+            id: ChunkId::from_bytes(id),
+            key: *key,
+        };
+        (self.prover.chunk(&chunk) == proof).then_some(chunk.id)
+    }
+
+    /// A span at the last image.
+    pub fn span(&mut self, disk: &str, span: u64) -> Option<KnownSpan> {
+        let found = self
+            .connection
+            .prepare_cached("SELECT hash, id, key, proof FROM spans WHERE disk = ? AND span = ?")
+            .and_then(|mut statement| {
+                statement
+                    .query_row(params![disk, span as i64], |row| {
+                        let leaf = ChunkRef {
+                            id: ChunkId::from_bytes(bytes(row, 1)?),
+                            key: ChunkKey::from_bytes(bytes(row, 2)?),
+                        };
+                        let hash = bytes(row, 0)?;
+                        Ok((KnownSpan { hash, leaf }, bytes(row, 3)?))
+                    })
+                    .optional()
+            });
+        let (known, proof): (KnownSpan, [u8; 8]) = self.sound(found)?;
+        (self.prover.span(disk, span, &known) == proof).then_some(known)
+    }
+
+    fn sound<T>(&mut self, found: Result<Option<T>, rusqlite::Error>) -> Option<T> {
+        found.unwrap_or_else(|error| {
+            if !std::mem::replace(&mut self.broken, true) {
+                tracing::warn!("cache: {error}; taking as unknown what cannot be read");
+            }
+            None
+        })
+    }
+}
+
+fn bytes<const N: usize>(row: &Row<'_>, column: usize) -> Result<[u8; N], rusqlite::Error> {
+    row.get(column)
+}
+
+fn connect(path: &Path) -> Result<Connection, rusqlite::Error> {
+    let connection = Connection::open(path)?;
+    connection.busy_timeout(Duration::from_secs(30))?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    // In WAL mode a power cut then costs the last transactions, not the file.
+    connection.pragma_update(None, "synchronous", "NORMAL")?;
+    Ok(connection)
+}
+
+/// The cache that is there, when it is of this scope and version.
+fn open_existing(path: &Path, scope: &Scope) -> Result<Option<Connection>, rusqlite::Error> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    let connection = connect(path)?;
+    let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    if version != VERSION {
+        return Ok(None);
+    }
+    let text: String = connection.query_row("SELECT text FROM scope", [], |row| row.get(0))?;
+    if text != scope.text() {
+        tracing::info!("the cache is of another vault or epoch: starting an empty one");
+        return Ok(None);
+    }
+    Ok(Some(connection))
+}
+
+fn create(path: &Path, scope: &Scope) -> Result<Connection, rusqlite::Error> {
+    for suffix in ["", "-wal", "-shm"] {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        // What cannot be removed is met again by the statements below.
+        let _ = std::fs::remove_file(name);
+    }
+    let mut connection = connect(path)?;
+    let transaction = connection.transaction()?;
+    transaction.execute_batch(SCHEMA)?;
+    transaction.execute("INSERT INTO scope VALUES (?)", [scope.text()])?;
+    transaction.pragma_update(None, "user_version", VERSION)?;
+    transaction.commit()?;
+    Ok(connection)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const SECRET: TenantSecret = TenantSecret::from_bytes([4; 32]);
+
+    fn scope(epoch: u64) -> Scope {
+        Scope {
+            vault: VaultId::from_bytes([1; 16]),
+            epoch,
+            tenant: TenantId::from_bytes([2; 16]),
+            server: ServerId::from_bytes([3; 16]),
+        }
+    }
+
+    fn chunk(n: u8) -> ChunkRef {
+        ChunkRef {
+            id: ChunkId::from_bytes([n; 32]),
+            key: ChunkKey::from_bytes([n + 100; 32]),
+        }
+    }
+
+    fn filled(path: &Path) -> Cache {
+        let mut cache = Cache::open(path, &scope(1), &SECRET).unwrap();
+        let known = Some(KnownSpan {
+            hash: [9; 32],
+            leaf: chunk(2),
+        });
+        let span = Fact::Span {
+            disk: "sda".into(),
+            span: 7,
+            known,
+        };
+        cache.write(&[Fact::Stored(chunk(1)), span]).unwrap();
+        cache
+    }
+
+    #[test]
+    fn spans_count_only_after_the_commit() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("cache.sqlite");
+        let mut cache = filled(&path);
+        let mut reader = cache.reader().unwrap();
+        assert_eq!(reader.chunk(&chunk(1).key), Some(chunk(1).id));
+        assert_eq!(reader.span("sda", 7), None);
+        cache.promote().unwrap();
+        assert_eq!(reader.span("sda", 7).unwrap().leaf, chunk(2));
+        let gone = Fact::Span {
+            disk: "sda".into(),
+            span: 7,
+            known: None,
+        };
+        cache.write(&[gone]).unwrap();
+        cache.promote().unwrap();
+        assert_eq!(reader.span("sda", 7), None);
+    }
+
+    /// Guards against believing what another vault or an earlier epoch had.
+    #[test]
+    fn another_scope_starts_empty() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("cache.sqlite");
+        drop(filled(&path));
+        let cache = Cache::open(&path, &scope(2), &SECRET).unwrap();
+        assert_eq!(cache.reader().unwrap().chunk(&chunk(1).key), None);
+    }
+
+    /// Guards against images that point at the wrong chunk because a cache's disk rotted.
+    #[test]
+    fn damaged_rows_and_files_are_misses() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("cache.sqlite");
+        let mut cache = filled(&path);
+        cache.promote().unwrap();
+        let change = "UPDATE chunks SET id = zeroblob(32); UPDATE spans SET key = zeroblob(32);";
+        cache.connection.execute_batch(change).unwrap();
+        let mut reader = cache.reader().unwrap();
+        assert_eq!(reader.chunk(&chunk(1).key), None);
+        assert_eq!(reader.span("sda", 7), None);
+        drop((cache, reader));
+        std::fs::write(&path, vec![0x5a; 8192]).unwrap();
+        let cache = Cache::open(&path, &scope(1), &SECRET).unwrap();
+        assert_eq!(cache.reader().unwrap().chunk(&chunk(1).key), None);
+    }
+}

@@ -1,0 +1,303 @@
+//! The command line: what can be typed, and what it does.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use relevo_wire::upload::UploadLimits;
+use serde::Serialize;
+
+use crate::AgentError;
+use crate::backup::BackupRun;
+use crate::disk::{Disk, DiskArgument};
+use crate::enroll::{EnrollRequest, enroll};
+use crate::inventory;
+use crate::pipeline::Counters;
+use crate::progress;
+use crate::report::InventoryPage;
+use crate::state::{DEFAULT_DIR, StateDir};
+use crate::uplink::{Patience, VaultDial};
+
+/// Most threads that read and seal: more than eight only compete for the disk.
+const MAX_WORKERS: usize = 8;
+
+/// Images this server's disks and streams them, sealed, to a Relevo vault.
+///
+/// The vault stores what it cannot read: everything is sealed here, with keys that only the
+/// recovery site can undo. After the first image only what changed is sent.
+///
+/// First enrol with a token from 'relevo-vault token --role agent', then run 'relevo-agent
+/// backup' as often as the server may lose work, from a timer for instance.
+#[derive(Parser)]
+#[command(name = "relevo-agent", version)]
+pub struct Cli {
+    /// Say more on standard error; twice for everything.
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Enroll(EnrollArgs),
+    Backup(BackupArgs),
+    Inventory(InventoryArgs),
+    /// Print completions for a shell.
+    ///
+    /// For bash: relevo-agent completions bash > /etc/bash_completion.d/relevo-agent
+    Completions {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page.
+    ///
+    /// To read it: relevo-agent man | man -l -
+    Man,
+}
+
+/// Make this server known to a vault, once.
+///
+/// The token is single-use; what it is exchanged for, a certificate, is this server's identity
+/// from then on. The sealing keys are copied into the state directory.
+#[derive(Args)]
+struct EnrollArgs {
+    /// Where the vault is, HOST:PORT.
+    #[arg(long)]
+    vault: String,
+    /// The token that 'relevo-vault token --role agent' printed.
+    #[arg(long)]
+    token: String,
+    /// The sealing-keys.toml that 'relevo-recover keygen' wrote.
+    #[arg(long, value_name = "FILE")]
+    keys: PathBuf,
+    /// The server's name for people [default: the host name].
+    #[arg(long)]
+    name: Option<String>,
+    /// Where the agent keeps its state.
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_DIR)]
+    state: PathBuf,
+    /// Print the result as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Take an image of the disks and make it a recovery point.
+///
+/// It is visible in the vault only when it is whole and on stable storage there. An interrupted
+/// run leaves nothing half-done: run it again, and what arrived is not sent again.
+#[derive(Args)]
+struct BackupArgs {
+    /// A disk or raw image file, and its name in the image; can be repeated [default: all local
+    /// disks].
+    #[arg(long = "disk", value_name = "PATH[=NAME]")]
+    disks: Vec<DiskArgument>,
+    /// A JSON object whose fields replace those of the inventory found ('relevo-agent inventory
+    /// --json' shows them).
+    #[arg(long, value_name = "FILE")]
+    inventory: Option<PathBuf>,
+    /// Where the agent keeps its state.
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_DIR)]
+    state: PathBuf,
+    /// Print the result as one line of JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Print what is recorded with an image besides the disks.
+///
+/// For this server's own disks: the live server. For an image file: what the image tells.
+#[derive(Args)]
+struct InventoryArgs {
+    /// A disk or raw image file; can be repeated [default: all local disks].
+    #[arg(long = "disk", value_name = "PATH[=NAME]")]
+    disks: Vec<DiskArgument>,
+    /// A JSON object whose fields replace those found.
+    #[arg(long, value_name = "FILE")]
+    inventory: Option<PathBuf>,
+    /// Print it as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Cli {
+    /// Does what was typed.
+    pub fn run(self) -> Result<(), AgentError> {
+        match self.command {
+            Command::Enroll(args) => run_enroll(args),
+            Command::Backup(args) => run_backup(args),
+            Command::Inventory(args) => run_inventory(&args),
+            Command::Completions { shell } => {
+                let mut page = Vec::new();
+                clap_complete::generate(shell, &mut Self::command(), "relevo-agent", &mut page);
+                print(&page)
+            }
+            Command::Man => print(&manual()),
+        }
+    }
+}
+
+fn run_enroll(args: EnrollArgs) -> Result<(), AgentError> {
+    let state = StateDir::new(args.state);
+    let request = EnrollRequest {
+        vault: args.vault,
+        token: args.token,
+        keys: args.keys,
+        name: args.name,
+    };
+    let report = runtime()?.block_on(enroll(&state, request))?;
+    if args.json {
+        return print_json(&report);
+    }
+    let text = format!(
+        "enrolled as {} (server {})\nwith vault {} until {}\n",
+        report.name, report.server, report.vault, report.expires
+    );
+    print(text.as_bytes())
+}
+
+fn run_backup(args: BackupArgs) -> Result<(), AgentError> {
+    let state = StateDir::new(args.state);
+    let enrolled = state.read()?;
+    let _lock = state.lock()?;
+    let disks = inventory::open_disks(&args.disks)?;
+    for disk in &disks {
+        warn_if_mounted(disk);
+    }
+    let mut found = inventory::of_disks(&disks);
+    if let Some(path) = &args.inventory {
+        found = inventory::merge(found, path)?;
+    }
+    yield_to_others();
+    let counters = Arc::new(Counters::default());
+    let size = disks.iter().map(Disk::size).sum();
+    let run = BackupRun {
+        server: enrolled.server,
+        tenant: enrolled.tenant,
+        keys: enrolled.keys,
+        disks,
+        inventory: found,
+        cache: state.cache(),
+        workers: std::thread::available_parallelism().map_or(2, |n| n.get().min(MAX_WORKERS)),
+        limits: UploadLimits::default(),
+        patience: Patience::default(),
+        counters: counters.clone(),
+    };
+    let report = runtime()?.block_on(async {
+        let progress = progress::show(size, &counters, !args.json);
+        let done = run.run(&VaultDial(&enrolled.enrollment)).await;
+        drop(progress);
+        let (report, link) = done?;
+        warn_if_clocks_differ(link.clock_ahead());
+        link.close().await;
+        Ok::<_, AgentError>(report)
+    })?;
+    if args.json {
+        print_json(&report)
+    } else {
+        print(format!("{report}\n").as_bytes())
+    }
+}
+
+fn run_inventory(args: &InventoryArgs) -> Result<(), AgentError> {
+    let disks = inventory::open_disks(&args.disks)?;
+    let mut found = inventory::of_disks(&disks);
+    if let Some(path) = &args.inventory {
+        found = inventory::merge(found, path)?;
+    }
+    if args.json {
+        let text = serde_json::to_string_pretty(&found);
+        let text = text.map_err(|e| AgentError::Internal(e.to_string()))?;
+        print(format!("{text}\n").as_bytes())
+    } else {
+        print(InventoryPage(&found).to_string().as_bytes())
+    }
+}
+
+fn warn_if_mounted(disk: &Disk) {
+    if let Some(target) = disk.mounted_writable() {
+        tracing::warn!(
+            "{} is mounted for writing at {target}: the image will hold blocks of several \
+             moments; unmount it, stop its services or image a snapshot to avoid that",
+            disk.path().display()
+        );
+    }
+}
+
+/// A vault that is minutes off gives recovery points misleading times.
+fn warn_if_clocks_differ(ahead: i64) {
+    if ahead.abs() > 60_000 {
+        let (seconds, way) = (
+            ahead.abs() / 1000,
+            if ahead > 0 { "ahead" } else { "behind" },
+        );
+        tracing::warn!("the vault's clock is {seconds} s {way} of this server's: check both");
+    }
+}
+
+/// Leaves processor and disk to the server's own work: the kernel takes the priority of I/O
+/// from the niceness too (ioprio_set(2)). Threads started later inherit it.
+fn yield_to_others() {
+    if let Err(error) = rustix::process::setpriority_process(None, 10) {
+        tracing::debug!("priority unchanged: {error}");
+    }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, AgentError> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|e| AgentError::Internal(e.to_string()))
+}
+
+fn manual() -> Vec<u8> {
+    let mut page = Vec::new();
+    let mut command = Cli::command();
+    command.build();
+    // Writing to memory does not fail.
+    let _ = clap_mangen::Man::new(command.clone()).render(&mut page);
+    for sub in command.get_subcommands().filter(|s| s.get_name() != "help") {
+        let _ = writeln!(page, ".SH \"COMMAND {}\"", sub.get_name().to_uppercase());
+        let man = clap_mangen::Man::new(sub.clone());
+        let mut body = Vec::new();
+        let _ = man.render_synopsis_section(&mut body);
+        let _ = man.render_description_section(&mut body);
+        let _ = man.render_options_section(&mut body);
+        let body = String::from_utf8_lossy(&body).replace(".SH ", ".SS ");
+        page.extend_from_slice(body.as_bytes());
+    }
+    page
+}
+
+fn print_json<T: Serialize>(value: &T) -> Result<(), AgentError> {
+    let text = serde_json::to_string(value).map_err(|e| AgentError::Internal(e.to_string()))?;
+    print(format!("{text}\n").as_bytes())
+}
+
+/// To standard output; a reader that has gone away is not a failure of ours.
+fn print(bytes: &[u8]) -> Result<(), AgentError> {
+    let mut out = io::stdout().lock();
+    match out.write_all(bytes).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(AgentError::State {
+            path: Path::new("standard output").into(),
+            source: e,
+        }),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound_and_the_manual_names_every_command() {
+        Cli::command().debug_assert();
+        let page = String::from_utf8_lossy(&manual()).into_owned();
+        for name in ["ENROLL", "BACKUP", "INVENTORY"] {
+            assert!(page.contains(&format!("COMMAND {name}")), "{name}");
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! What can go wrong in the agent, in words, and what to do about it.
+
+use std::io;
+use std::path::PathBuf;
+
+use relevo_wire::client::ClientError;
+use relevo_wire::enrollment::{EnrollmentError, TokenError};
+use relevo_wire::identity::IdentityError;
+use relevo_wire::key::KeyError;
+use relevo_wire::manifest::ManifestError;
+
+use crate::disk::DiskError;
+use crate::uplink::UplinkError;
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// A file or directory of the agent's own.
+    #[error("{path}: {source}")]
+    State {
+        /// Which.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// Nothing is in the state directory.
+    #[error("this server is not enrolled: {0} does not exist")]
+    NotEnrolled(PathBuf),
+    /// The state directory is in use for good.
+    #[error("this server is enrolled already: {0} exists")]
+    AlreadyEnrolled(PathBuf),
+    /// Other keys are in the state directory.
+    #[error("{0} holds other keys than those given")]
+    OtherKeys(PathBuf),
+    /// A backup runs already.
+    #[error("another backup is running with the state directory {0}")]
+    Busy(PathBuf),
+    /// The keys cannot be used.
+    #[error(transparent)]
+    Keys(#[from] KeyError),
+    /// The enrolment cannot be used.
+    #[error(transparent)]
+    Enrollment(#[from] EnrollmentError),
+    /// The enrolment says nothing that this release understands.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The token is mistyped.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// The token or enrolment is for something else.
+    #[error("the vault enrolled this as '{0}', not as an agent of the keys' tenant")]
+    WrongRole(String),
+    /// The vault cannot be spoken with, or refused.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// The upload failed.
+    #[error(transparent)]
+    Uplink(#[from] UplinkError),
+    /// A disk cannot be imaged.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// There is nothing to image.
+    #[error("this server has no local disk that the agent recognises")]
+    NoDisk,
+    /// Two disks would have the same name.
+    #[error("two disks are named '{0}'")]
+    DuplicateName(String),
+    /// The cache's file cannot be made.
+    #[error("cache {path}: {source}")]
+    Cache {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite said.
+        source: rusqlite::Error,
+    },
+    /// The inventory given cannot be used.
+    #[error("inventory {path}: {reason}")]
+    Inventory {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// The manifest could not be made.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    /// The vault misses chunks even of an image that was sent from scratch.
+    #[error(
+        "the vault says that {0} chunks of the image are missing, although it acknowledged them"
+    )]
+    Incomplete(usize),
+    /// A thread of the agent ended unexpectedly.
+    #[error("internal error: {0}")]
+    Internal(String),
+}
+
+impl AgentError {
+    /// What the administrator can do about it.
+    pub fn remedy(&self) -> String {
+        match self {
+            Self::State { .. } => {
+                "check that the directory exists, is writable by root and has room".into()
+            }
+            Self::NotEnrolled(_) => "run 'relevo-agent enroll' first, or give --state DIR".into(),
+            Self::AlreadyEnrolled(path) => format!(
+                "nothing needs to be done; to enrol anew, remove {} first, or give another \
+                 --state DIR",
+                path.display()
+            ),
+            Self::OtherKeys(path) => format!(
+                "remove {} if this server shall belong to the other tenant",
+                path.display()
+            ),
+            Self::Busy(_) => "wait until it is done".into(),
+            Self::Keys(KeyError::Io { .. }) => {
+                "give the sealing-keys.toml that 'relevo-recover keygen' wrote".into()
+            }
+            Self::Keys(_) => "give sealing-keys.toml, as 'relevo-recover keygen' wrote it; \
+                              opening-keys.toml stays at the recovery site"
+                .into(),
+            Self::Enrollment(_) | Self::Identity(_) => {
+                "remove the enrolment file and enrol again with a new token".into()
+            }
+            Self::Token(_) => "copy the whole token that 'relevo-vault token' printed".into(),
+            Self::WrongRole(_) => "ask for a token with 'relevo-vault token --role agent', and \
+                                   use the keys of the tenant that it is for"
+                .into(),
+            Self::Client(error) | Self::Uplink(UplinkError::Client(error)) => error.remedy(),
+            Self::Uplink(UplinkError::Upload(_)) => {
+                "update this program and the vault to the same release".into()
+            }
+            Self::Uplink(UplinkError::VaultChanged) => "run the backup again".into(),
+            Self::Disk(error) => error.remedy().into(),
+            Self::NoDisk => "name the disks: --disk /dev/sda".into(),
+            Self::DuplicateName(_) => "name them apart: --disk PATH=NAME".into(),
+            Self::Cache { .. } => "check that the state directory is writable and has room".into(),
+            Self::Inventory { .. } => {
+                "give a JSON object as 'relevo-agent inventory --json' prints it".into()
+            }
+            Self::Manifest(_) => "check the keys in the state directory".into(),
+            Self::Incomplete(_) => {
+                "run 'relevo-vault verify' at the vault: it loses what it stored".into()
+            }
+            Self::Internal(_) => "report this with the log of 'relevo-agent -v backup'".into(),
+        }
+    }
+}

@@ -1,0 +1,298 @@
+//! One disk to the root of its index: workers over spans, their results back in disk order.
+//!
+//! A worker does all of a span (read, hash, cut, seal), so that its bytes stay in one
+//! processor's cache; only references come back. Workers may run ahead of the slowest by
+//! [`WINDOW`] spans, which bounds what waits to be put in order.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use relevo_wire::index::{ChunkRef, TreeBuilder};
+use relevo_wire::key::TenantSecret;
+use tokio::sync::mpsc;
+
+use crate::cache::{Cache, Fact};
+use crate::disk::{Disk, DiskError};
+use crate::seal::{Offer, SealedSpan, Sealer, UnderWay, UplinkGone};
+use crate::span::{self, SpanReader};
+
+/// Spans that may be finished ahead of the first unfinished one.
+const WINDOW: u64 = 1024;
+
+/// Why a disk did not become an image.
+#[derive(Debug, thiserror::Error)]
+pub enum PipelineError {
+    /// The disk could not be read whole.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// The uplink failed, and knows why.
+    #[error(transparent)]
+    UplinkGone(#[from] UplinkGone),
+}
+
+/// What a run has done so far, for the eyes and for the manifest; all in bytes.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Of the disks, holes included.
+    pub done: AtomicU64,
+    /// Read.
+    pub read: AtomicU64,
+    /// Read in spans that differ from the last image, and zeroed ones.
+    pub changed: AtomicU64,
+    /// Plaintext of chunks that the vault had not.
+    pub new: AtomicU64,
+    /// Sealed bytes sent.
+    pub sent: AtomicU64,
+}
+
+impl Counters {
+    /// Adds to one of them.
+    pub fn add(counter: &AtomicU64, bytes: u64) {
+        counter.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Reads one of them.
+    pub fn get(counter: &AtomicU64) -> u64 {
+        counter.load(Ordering::Relaxed)
+    }
+}
+
+/// Images disks.
+pub struct Pipeline {
+    run: Run,
+    /// One for each worker.
+    sealers: Vec<Sealer>,
+    /// For the nodes above the leaves, and the inventory.
+    nodes: Sealer,
+}
+
+/// What the threads of one run share.
+struct Run {
+    secret: TenantSecret,
+    facts: mpsc::Sender<Fact>,
+    counters: Arc<Counters>,
+}
+
+impl Pipeline {
+    /// A pipeline of `workers` threads over what `cache` knows.
+    pub fn new(
+        secret: TenantSecret,
+        workers: usize,
+        cache: &Cache,
+        under_way: UnderWay,
+        offers: mpsc::Sender<Offer>,
+        facts: mpsc::Sender<Fact>,
+        counters: Arc<Counters>,
+    ) -> Result<Self, rusqlite::Error> {
+        let sealer = || {
+            let (under_way, offers) = (under_way.clone(), offers.clone());
+            Ok(Sealer::new(
+                secret.clone(),
+                cache.reader()?,
+                under_way,
+                offers,
+            ))
+        };
+        let sealers: Result<Vec<_>, rusqlite::Error> =
+            (0..workers.max(1)).map(|_| sealer()).collect();
+        Ok(Self {
+            sealers: sealers?,
+            nodes: sealer()?,
+            run: Run {
+                secret,
+                facts,
+                counters,
+            },
+        })
+    }
+
+    /// Images the disks one after the other, then seals `inventory` in pieces of `piece` bytes.
+    pub fn run(
+        mut self,
+        disks: &[Disk],
+        inventory: &[u8],
+        piece: usize,
+    ) -> Result<Imaged, PipelineError> {
+        let mut imaged = Imaged::default();
+        for disk in disks {
+            let root = self.run.image(disk, &mut self.sealers, &mut self.nodes)?;
+            imaged.roots.push(root);
+        }
+        for part in inventory.chunks(piece) {
+            let chunk = self.nodes.seal_data(part)?;
+            imaged.inventory.push((chunk, part.len() as u32));
+        }
+        Ok(imaged)
+    }
+}
+
+impl Run {
+    fn image(
+        &self,
+        disk: &Disk,
+        sealers: &mut [Sealer],
+        nodes: &mut Sealer,
+    ) -> Result<Option<ChunkRef>, PipelineError> {
+        let name: Arc<str> = disk.name().into();
+        let queue = Queue::new(span::count(disk.size()));
+        let (results, received) = sync_channel(sealers.len() * 4);
+        std::thread::scope(|scope| {
+            for sealer in sealers {
+                let (queue, results, name) = (&queue, results.clone(), name.clone());
+                scope.spawn(move || {
+                    let mut reader = SpanReader::default();
+                    while let Some(number) = queue.take() {
+                        let result = self.one_span(disk, &name, number, &mut reader, sealer);
+                        let failed = result.is_err();
+                        if results.send((number, result)).is_err() || failed {
+                            return;
+                        }
+                    }
+                });
+            }
+            drop(results);
+            let collected = self.collect(disk, &name, received, &queue, nodes);
+            // Whoever waits for its turn after a failure must not wait for ever.
+            queue.stop();
+            collected
+        })
+    }
+
+    fn one_span(
+        &self,
+        disk: &Disk,
+        name: &str,
+        number: u64,
+        reader: &mut SpanReader,
+        sealer: &mut Sealer,
+    ) -> Result<SealedSpan, PipelineError> {
+        let span = reader.read(disk, number)?;
+        let sealed = sealer.seal(name, &span)?;
+        Counters::add(&self.counters.done, span.length);
+        Counters::add(&self.counters.read, span.read);
+        if sealed.changed {
+            // Holes of a sparse image never were data; a zeroed span did change.
+            let changed = if sealed.leaf.is_some() {
+                span.read
+            } else {
+                span.length
+            };
+            Counters::add(&self.counters.changed, changed);
+        }
+        Ok(sealed)
+    }
+
+    fn collect(
+        &self,
+        disk: &Disk,
+        name: &Arc<str>,
+        received: std::sync::mpsc::Receiver<(u64, Result<SealedSpan, PipelineError>)>,
+        queue: &Queue,
+        nodes: &mut Sealer,
+    ) -> Result<Option<ChunkRef>, PipelineError> {
+        let mut tree = TreeBuilder::new(self.secret.clone(), disk.size());
+        let (mut waiting, mut head) = (BTreeMap::new(), 0);
+        for (number, result) in received {
+            waiting.insert(number, result?);
+            while let Some(sealed) = waiting.remove(&head) {
+                if let Some(known) = sealed.remember {
+                    let (disk, span) = (name.clone(), head);
+                    self.facts
+                        .blocking_send(Fact::Span { disk, span, known })
+                        .map_err(|_| UplinkGone)?;
+                }
+                emit(nodes, |mut emit| tree.push(sealed.leaf, &mut emit))?;
+                head += 1;
+            }
+            queue.advance(head);
+        }
+        let mut root = None;
+        emit(nodes, |mut emit| root = tree.finish(&mut emit))?;
+        Ok(root)
+    }
+}
+
+/// Runs a step of the tree and offers the nodes that it completes.
+fn emit(
+    nodes: &mut Sealer,
+    step: impl FnOnce(&mut dyn FnMut(relevo_wire::chunk::SealedChunk)),
+) -> Result<(), UplinkGone> {
+    let mut result = Ok(());
+    step(&mut |node| {
+        if result.is_ok() {
+            result = nodes.offer_node(node);
+        }
+    });
+    result
+}
+
+/// What came of the disks.
+#[derive(Debug, Default)]
+pub struct Imaged {
+    /// Root of each disk's index, in order; none when it is all zeros.
+    pub roots: Vec<Option<ChunkRef>>,
+    /// Pieces of the inventory and their lengths.
+    pub inventory: Vec<(ChunkRef, u32)>,
+}
+
+/// Hands out span numbers in order.
+struct Queue {
+    state: Mutex<QueueState>,
+    moved: Condvar,
+    count: u64,
+}
+
+struct QueueState {
+    next: u64,
+    head: u64,
+    stopped: bool,
+}
+
+impl Queue {
+    fn new(count: u64) -> Self {
+        Self {
+            state: Mutex::new(QueueState {
+                next: 0,
+                head: 0,
+                stopped: false,
+            }),
+            moved: Condvar::new(),
+            count,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, QueueState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next span to do; none at the end or after a stop.
+    fn take(&self) -> Option<u64> {
+        let mut state = self.lock();
+        while !state.stopped && state.next < self.count && state.next >= state.head + WINDOW {
+            state = self
+                .moved
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        if state.stopped || state.next >= self.count {
+            return None;
+        }
+        state.next += 1;
+        Some(state.next - 1)
+    }
+
+    fn advance(&self, head: u64) {
+        let mut state = self.lock();
+        if state.head != head {
+            state.head = head;
+            self.moved.notify_all();
+        }
+    }
+
+    fn stop(&self) {
+        self.lock().stopped = true;
+        self.moved.notify_all();
+    }
+}

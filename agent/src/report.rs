@@ -1,0 +1,147 @@
+//! What commands tell: lines for people, one line of JSON for programs.
+
+use std::fmt;
+use std::time::Duration;
+
+use indicatif::HumanBytes;
+use relevo_wire::inventory::{Inventory, InventoryDisk};
+use relevo_wire::manifest::{Consistency, RunTotals};
+use relevo_wire::{PointId, ServerId, Timestamp};
+use serde::Serialize;
+
+/// What a backup came to.
+#[derive(Clone, Debug, Serialize)]
+pub struct BackupReport {
+    /// The server.
+    pub server: ServerId,
+    /// The recovery point.
+    pub point: PointId,
+    /// The moment whose state it holds.
+    pub taken: Timestamp,
+    /// How the disks were held still.
+    pub consistency: Consistency,
+    /// Bytes of the disks.
+    pub disk_bytes: u64,
+    /// Bytes read.
+    pub read_bytes: u64,
+    /// Bytes in spans that differ from the last image.
+    pub changed_bytes: u64,
+    /// Plaintext of chunks that the vault had not.
+    pub new_bytes: u64,
+    /// Sealed bytes sent, index included.
+    pub sent_bytes: u64,
+    /// Bytes that the vault grew by.
+    pub stored_bytes: u64,
+    /// Milliseconds from the first read to the vault's word.
+    pub duration_ms: u64,
+}
+
+impl BackupReport {
+    /// From the run's totals.
+    pub fn new(
+        server: ServerId,
+        point: PointId,
+        taken: Timestamp,
+        totals: RunTotals,
+        stored: u64,
+        consistency: Consistency,
+        duration: Duration,
+    ) -> Self {
+        Self {
+            server,
+            point,
+            taken,
+            consistency,
+            disk_bytes: totals.disk,
+            read_bytes: totals.read,
+            changed_bytes: totals.changed,
+            new_bytes: totals.new,
+            sent_bytes: totals.sent,
+            stored_bytes: stored,
+            duration_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+}
+
+impl fmt::Display for BackupReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "recovery point {} of {}", self.point, self.taken)?;
+        for (what, bytes) in [
+            ("disk", self.disk_bytes),
+            ("read", self.read_bytes),
+            ("changed", self.changed_bytes),
+            ("new", self.new_bytes),
+            ("sent", self.sent_bytes),
+            ("stored", self.stored_bytes),
+        ] {
+            writeln!(f, "  {what:<8} {:>12}", HumanBytes(bytes).to_string())?;
+        }
+        let seconds = Duration::from_millis(self.duration_ms).as_secs_f64();
+        write!(f, "  {:<8} {seconds:>10.1} s", "took")
+    }
+}
+
+/// An inventory for people.
+pub struct InventoryPage<'a>(pub &'a Inventory);
+
+impl fmt::Display for InventoryPage<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let i = self.0;
+        let mut line = |name: &str, value: String| {
+            if value.is_empty() {
+                Ok(())
+            } else {
+                writeln!(f, "{name:<12} {value}")
+            }
+        };
+        line("host", i.hostname.clone())?;
+        line("system", i.os.clone())?;
+        line("kernel", i.kernel.clone())?;
+        line("firmware", format!("{:?}", i.firmware).to_lowercase())?;
+        line("hardware", i.product.clone())?;
+        if i.cpus > 0 {
+            line("processors", format!("{} × {}", i.cpus, i.cpu_model))?;
+        }
+        if i.memory > 0 {
+            line("memory", HumanBytes(i.memory).to_string())?;
+        }
+        for disk in &i.disks {
+            line("disk", disk_line(disk))?;
+            for p in &disk.partitions {
+                let size = HumanBytes(p.size).to_string();
+                let label = p.label.as_deref().unwrap_or_default();
+                line(
+                    "",
+                    format!("  {:>3} {size:>12} {:<8} {label}", p.number, p.file_system),
+                )?;
+            }
+        }
+        for mount in &i.mounts {
+            line("mount", format!("{} on {}", mount.source, mount.target))?;
+        }
+        for interface in &i.interfaces {
+            let addresses = interface.addresses.join(" ");
+            line(
+                "network",
+                format!("{} {} {addresses}", interface.name, interface.mac),
+            )?;
+        }
+        for route in &i.routes {
+            if let Some(gateway) = &route.gateway {
+                line("route", format!("{} by {gateway}", route.destination))?;
+            }
+        }
+        line("dns", i.dns_servers.join(" "))?;
+        line("services", i.services.join(" "))?;
+        let ports: Vec<_> = i.listening_ports.iter().map(u16::to_string).collect();
+        line("ports", ports.join(" "))
+    }
+}
+
+fn disk_line(disk: &InventoryDisk) -> String {
+    let size = HumanBytes(disk.size);
+    let model = disk.model.as_deref().unwrap_or_default();
+    format!("{} {size} {} {model}", disk.name, disk.table)
+        .trim_end()
+        .into()
+}

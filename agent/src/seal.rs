@@ -1,0 +1,185 @@
+//! One span becomes one leaf of the index: what is known is passed by, the rest is cut and sealed.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use relevo_wire::ChunkId;
+use relevo_wire::chunk::{Chunk, Compressor, SealedChunk};
+use relevo_wire::chunker;
+use relevo_wire::index::{ChunkRef, Extent, Node};
+use relevo_wire::key::{ChunkKey, TenantSecret};
+use tokio::sync::mpsc;
+
+use crate::cache::{CacheReader, KnownSpan};
+use crate::span::{Content, Span, is_zero};
+
+/// A chunk for the vault, if it has it not.
+#[derive(Clone, Debug)]
+pub struct Offer {
+    /// The chunk.
+    pub chunk: SealedChunk,
+    /// Bytes of a disk in it; 0 for the index and the inventory.
+    pub plaintext: u32,
+}
+
+/// The uplink takes no more chunks, because it failed.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("the upload ended")]
+pub struct UplinkGone;
+
+/// Chunks sealed in this run that the cache does not have yet: the same plaintext found again
+/// meanwhile is not sealed again. As bounded as the uplink.
+#[derive(Clone, Default)]
+pub struct UnderWay(Arc<Mutex<HashMap<ChunkKey, ChunkId>>>);
+
+impl UnderWay {
+    fn get(&self, key: &ChunkKey) -> Option<ChunkId> {
+        self.lock().get(key).copied()
+    }
+
+    fn insert(&self, chunk: ChunkRef) {
+        self.lock().insert(chunk.key, chunk.id);
+    }
+
+    /// The cache has it now.
+    pub fn remove(&self, chunk: &ChunkRef) {
+        self.lock().remove(&chunk.key);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<ChunkKey, ChunkId>> {
+        // Each operation is whole by itself, so that a panic elsewhere leaves the map sound.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A span that was sealed.
+#[derive(Clone, Copy, Debug)]
+pub struct SealedSpan {
+    /// Its leaf; none when it is all zeros.
+    pub leaf: Option<ChunkRef>,
+    /// Whether it differs from the last image.
+    pub changed: bool,
+    /// What to remember of it, when that differs from what is remembered.
+    pub remember: Option<Option<KnownSpan>>,
+}
+
+/// Seals spans, with what one worker needs for it.
+pub struct Sealer {
+    secret: TenantSecret,
+    span_key: [u8; 32],
+    compressor: Compressor,
+    cache: CacheReader,
+    under_way: UnderWay,
+    offers: mpsc::Sender<Offer>,
+}
+
+impl Sealer {
+    /// A sealer that offers what it seals to `offers`.
+    pub fn new(
+        secret: TenantSecret,
+        cache: CacheReader,
+        under_way: UnderWay,
+        offers: mpsc::Sender<Offer>,
+    ) -> Self {
+        Self {
+            span_key: blake3::derive_key("relevo 1 agent span", secret.as_bytes()),
+            secret,
+            compressor: Compressor::new(),
+            cache,
+            under_way,
+            offers,
+        }
+    }
+
+    /// Seals one span. Blocks while the uplink has no room.
+    pub fn seal(&mut self, disk: &str, span: &Span<'_>) -> Result<SealedSpan, UplinkGone> {
+        let known = self.cache.span(disk, span.number);
+        let Content::Data(bytes) = span.content else {
+            return Ok(SealedSpan {
+                leaf: None,
+                changed: known.is_some(),
+                remember: known.map(|_| None),
+            });
+        };
+        let hash = *blake3::keyed_hash(&self.span_key, bytes).as_bytes();
+        if let Some(known) = known.filter(|known| known.hash == hash) {
+            return Ok(SealedSpan {
+                leaf: Some(known.leaf),
+                changed: false,
+                remember: None,
+            });
+        }
+        let mut extents = Vec::new();
+        for range in chunker::cut(bytes) {
+            let extent = self.extent(&bytes[range])?;
+            match (extents.last_mut(), extent) {
+                (Some(Extent::Zero { length }), Extent::Zero { length: more }) => *length += more,
+                _ => extents.push(extent),
+            }
+        }
+        let node = Node::Leaf(extents).seal(&self.secret);
+        let leaf = reference(&node);
+        self.offer_node(node)?;
+        Ok(SealedSpan {
+            leaf: Some(leaf),
+            changed: true,
+            remember: Some(Some(KnownSpan { hash, leaf })),
+        })
+    }
+
+    /// Offers a node of the index, if the vault is not known to have it.
+    pub fn offer_node(&mut self, node: SealedChunk) -> Result<(), UplinkGone> {
+        if self.is_known(&node.key()).is_some() {
+            return Ok(());
+        }
+        self.offer(node, 0)
+    }
+
+    /// Seals bytes that are no part of a disk.
+    pub fn seal_data(&mut self, plaintext: &[u8]) -> Result<ChunkRef, UplinkGone> {
+        let chunk = Chunk::new(&self.secret, plaintext).seal(&mut self.compressor);
+        let chunk_ref = reference(&chunk);
+        self.offer(chunk, 0)?;
+        Ok(chunk_ref)
+    }
+
+    fn extent(&mut self, plaintext: &[u8]) -> Result<Extent, UplinkGone> {
+        let length = plaintext.len() as u32;
+        if is_zero(plaintext) {
+            return Ok(Extent::Zero { length });
+        }
+        let chunk = Chunk::new(&self.secret, plaintext);
+        let key = chunk.key();
+        let id = match self.is_known(&key) {
+            Some(id) => id,
+            None => {
+                let sealed = chunk.seal(&mut self.compressor);
+                let id = sealed.id();
+                self.offer(sealed, length)?;
+                id
+            }
+        };
+        let chunk = ChunkRef { id, key };
+        Ok(Extent::Data { length, chunk })
+    }
+
+    /// In this order: a chunk leaves the map only after it entered the cache.
+    fn is_known(&mut self, key: &ChunkKey) -> Option<ChunkId> {
+        self.under_way.get(key).or_else(|| self.cache.chunk(key))
+    }
+
+    fn offer(&mut self, chunk: SealedChunk, plaintext: u32) -> Result<(), UplinkGone> {
+        self.under_way.insert(reference(&chunk));
+        self.offers
+            .blocking_send(Offer { chunk, plaintext })
+            .map_err(|_| UplinkGone)
+    }
+}
+
+/// The reference to a sealed chunk.
+pub fn reference(chunk: &SealedChunk) -> ChunkRef {
+    ChunkRef {
+        id: chunk.id(),
+        key: chunk.key(),
+    }
+}

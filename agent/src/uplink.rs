@@ -1,0 +1,327 @@
+//! Carries an upload over a vault's connection, which may break and come back.
+//!
+//! [`relevo_wire::upload::Upload`] decides what to send; this puts each question and put on a
+//! stream of its own, several at once, and dials again with growing pauses when the connection
+//! breaks for a passing reason. Every connection has a session of its own, since the vault pins
+//! chunks by session.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use relevo_wire::chunk::SealedChunk;
+use relevo_wire::client::{ClientError, VaultConnection};
+use relevo_wire::enrollment::Enrollment;
+use relevo_wire::manifest::SealedManifest;
+use relevo_wire::message::{Request, Response};
+use relevo_wire::upload::{BatchId, Transmit, Upload, UploadError, UploadLimits};
+use relevo_wire::{ChunkId, SessionId, VaultId};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::cache::Fact;
+use crate::pipeline::Counters;
+use crate::seal::{Offer, reference};
+
+/// Most chunks that wait for an acknowledgement, however small they are.
+const MAX_PENDING: usize = 65_536;
+
+/// Why an upload ended.
+#[derive(Debug, thiserror::Error)]
+pub enum UplinkError {
+    /// The vault could not be spoken with, or refused.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// The vault answered nonsense.
+    #[error(transparent)]
+    Upload(#[from] UploadError),
+    /// After a lost connection another vault, or an emptied one, answered.
+    #[error("the vault changed during the upload: it no longer has what it acknowledged")]
+    VaultChanged,
+}
+
+/// What a commit came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Committed {
+    /// The recovery point stands.
+    Stored(u64),
+    /// The vault misses these, and perhaps more.
+    Incomplete(Vec<ChunkId>),
+}
+
+/// One connection to a vault with an open session.
+pub trait Link: Clone + Send + Sync + 'static {
+    /// The vault and its epoch.
+    fn vault(&self) -> (VaultId, u64);
+    /// Which of `ids` the vault has: one bit each, lowest first.
+    fn have(&self, ids: Vec<ChunkId>) -> impl Future<Output = Result<Vec<u8>, ClientError>> + Send;
+    /// Stores chunks; they are on stable storage when this returns.
+    fn put(&self, chunks: Vec<SealedChunk>)
+    -> impl Future<Output = Result<(), ClientError>> + Send;
+    /// Makes the upload a recovery point.
+    fn commit(
+        &self,
+        manifest: SealedManifest,
+    ) -> impl Future<Output = Result<Committed, ClientError>> + Send;
+}
+
+/// Makes links.
+pub trait Dial: Sync {
+    /// What it makes.
+    type Link: Link;
+    /// Connects and opens a session.
+    fn dial(&self) -> impl Future<Output = Result<Self::Link, ClientError>> + Send;
+}
+
+/// A real vault.
+pub struct VaultDial<'a>(pub &'a Enrollment);
+
+/// A session with a real vault.
+#[derive(Clone)]
+pub struct VaultLink {
+    connection: VaultConnection,
+    session: SessionId,
+}
+
+impl VaultLink {
+    /// How far the vault's clock is ahead of ours, in milliseconds.
+    pub fn clock_ahead(&self) -> i64 {
+        self.connection.welcome().clock_ahead
+    }
+
+    /// Says goodbye.
+    pub async fn close(self) {
+        self.connection.close().await;
+    }
+}
+
+impl Dial for VaultDial<'_> {
+    type Link = VaultLink;
+
+    async fn dial(&self) -> Result<VaultLink, ClientError> {
+        let connection = VaultConnection::connect(self.0).await?;
+        match connection.request(&Request::OpenSession).await? {
+            Response::SessionOpened { session } => Ok(VaultLink {
+                connection,
+                session,
+            }),
+            other => Err(out_of_turn(&other)),
+        }
+    }
+}
+
+impl Link for VaultLink {
+    fn vault(&self) -> (VaultId, u64) {
+        let welcome = self.connection.welcome();
+        (welcome.vault, welcome.epoch)
+    }
+
+    async fn have(&self, ids: Vec<ChunkId>) -> Result<Vec<u8>, ClientError> {
+        self.connection.have(self.session, ids).await
+    }
+
+    async fn put(&self, chunks: Vec<SealedChunk>) -> Result<(), ClientError> {
+        self.connection.put(self.session, &chunks).await.map(drop)
+    }
+
+    async fn commit(&self, manifest: SealedManifest) -> Result<Committed, ClientError> {
+        let session = self.session;
+        match self
+            .connection
+            .request(&Request::Commit { session, manifest })
+            .await?
+        {
+            Response::Committed { stored } => Ok(Committed::Stored(stored)),
+            Response::Incomplete { missing } => Ok(Committed::Incomplete(missing)),
+            other => Err(out_of_turn(&other)),
+        }
+    }
+}
+
+fn out_of_turn(response: &Response) -> ClientError {
+    let text: String = format!("{response:?}").chars().take(80).collect();
+    ClientError::Protocol(format!("an answer that fits no question ({text})"))
+}
+
+/// How long to go on after connections break.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// First pause; doubled each time.
+    pub first: Duration,
+    /// Longest pause.
+    pub longest: Duration,
+    /// Give up after so long without a connection.
+    pub total: Duration,
+}
+
+impl Default for Patience {
+    /// From 250 ms to 15 s, for ten minutes: a vault's reboot, or a line that a provider mends.
+    fn default() -> Self {
+        Self {
+            first: Duration::from_millis(250),
+            longest: Duration::from_secs(15),
+            total: Duration::from_secs(600),
+        }
+    }
+}
+
+/// Connects, again and again while that may help.
+pub async fn connect<D: Dial>(dial: &D, patience: Patience) -> Result<D::Link, ClientError> {
+    let (begun, mut pause) = (Instant::now(), patience.first);
+    loop {
+        match dial.dial().await {
+            Err(error) if error.is_transient() && begun.elapsed() < patience.total => {
+                tracing::warn!("{error}; trying again in {pause:?}");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(patience.longest);
+            }
+            other => return other,
+        }
+    }
+}
+
+/// The vault's side of a run.
+pub struct Uplink<'a, D: Dial> {
+    dial: &'a D,
+    link: D::Link,
+    vault: (VaultId, u64),
+    patience: Patience,
+}
+
+enum Answer {
+    Known(Vec<u8>),
+    Stored,
+}
+
+/// What is remembered of a chunk until it is durable.
+struct Pending {
+    plaintext: u32,
+    /// Crossed the network at least once; the acknowledgement may have been lost.
+    put: bool,
+}
+
+impl<'a, D: Dial> Uplink<'a, D> {
+    /// Over a link that `dial` made.
+    pub fn new(dial: &'a D, link: D::Link, patience: Patience) -> Self {
+        let vault = link.vault();
+        Self {
+            dial,
+            link,
+            vault,
+            patience,
+        }
+    }
+
+    /// Brings all that is offered to the vault's stable storage, until no more offers come.
+    /// Each acknowledged chunk becomes a fact.
+    pub async fn upload(
+        &mut self,
+        mut offers: mpsc::Receiver<Offer>,
+        facts: mpsc::Sender<Fact>,
+        counters: &Arc<Counters>,
+        limits: UploadLimits,
+    ) -> Result<(), UplinkError> {
+        let mut upload = Upload::new(limits);
+        let mut pending: HashMap<ChunkId, Pending> = HashMap::new();
+        let mut under_way: JoinSet<(BatchId, Result<Answer, ClientError>)> = JoinSet::new();
+        let mut open = true;
+        loop {
+            while let Some(transmit) = upload.poll_transmit() {
+                self.send(transmit, &mut under_way, &mut pending);
+            }
+            while let Some(durable) = upload.poll_durable() {
+                let chunk = durable.chunk;
+                if let Some(known) = pending.remove(&chunk.id())
+                    && (durable.sent || known.put)
+                {
+                    Counters::add(&counters.sent, chunk.bytes().len() as u64);
+                    Counters::add(&counters.new, u64::from(known.plaintext));
+                }
+                // A cache that ended costs the next run time, not this one its image.
+                let _ = facts.send(Fact::Stored(reference(&chunk))).await;
+            }
+            if !open && upload.is_idle() {
+                return Ok(());
+            }
+            let room = open && upload.has_room() && pending.len() < MAX_PENDING;
+            tokio::select! {
+                offer = offers.recv(), if room => match offer {
+                    Some(Offer { chunk, plaintext }) => {
+                        pending.entry(chunk.id()).or_insert(Pending { plaintext, put: false });
+                        upload.offer(chunk);
+                    }
+                    None => {
+                        open = false;
+                        upload.flush();
+                    }
+                },
+                Some(done) = under_way.join_next(), if !under_way.is_empty() => {
+                    let Ok((batch, result)) = done else { continue };
+                    match result {
+                        Ok(Answer::Known(bits)) => upload.handle_known(batch, &bits)?,
+                        Ok(Answer::Stored) => upload.handle_stored(batch)?,
+                        Err(error) if error.is_transient() => {
+                            tracing::warn!("{error}; connecting again");
+                            under_way.shutdown().await;
+                            upload.connection_lost();
+                            self.reconnect().await?;
+                        }
+                        Err(error) => return Err(error.into()),
+                    }
+                }
+            }
+        }
+    }
+
+    fn send(
+        &self,
+        transmit: Transmit,
+        under_way: &mut JoinSet<(BatchId, Result<Answer, ClientError>)>,
+        pending: &mut HashMap<ChunkId, Pending>,
+    ) {
+        let link = self.link.clone();
+        match transmit {
+            Transmit::Ask(batch, ids) => {
+                under_way.spawn(async move { (batch, link.have(ids).await.map(Answer::Known)) });
+            }
+            Transmit::Put(batch, chunks) => {
+                for chunk in &chunks {
+                    if let Some(pending) = pending.get_mut(&chunk.id()) {
+                        pending.put = true;
+                    }
+                }
+                under_way
+                    .spawn(async move { (batch, link.put(chunks).await.map(|()| Answer::Stored)) });
+            }
+        }
+    }
+
+    /// Makes the upload a recovery point. When the connection breaks before the answer, the
+    /// same manifest is committed again: it names its point, so that it cannot become two.
+    pub async fn commit(&mut self, manifest: &SealedManifest) -> Result<Committed, UplinkError> {
+        loop {
+            match self.link.commit(manifest.clone()).await {
+                Err(error) if error.is_transient() => {
+                    tracing::warn!("{error}; connecting again");
+                    self.reconnect().await?;
+                }
+                other => return Ok(other?),
+            }
+        }
+    }
+
+    /// The link in use.
+    pub fn link(&self) -> &D::Link {
+        &self.link
+    }
+
+    async fn reconnect(&mut self) -> Result<(), UplinkError> {
+        self.link = connect(self.dial, self.patience).await?;
+        if self.link.vault() == self.vault {
+            Ok(())
+        } else {
+            Err(UplinkError::VaultChanged)
+        }
+    }
+}
