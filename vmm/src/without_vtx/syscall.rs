@@ -31,7 +31,6 @@ const PAGE_FAULT: u64 = 14;
 /// DR7: breakpoint 0 on execution, everywhere; bits 9 and 10 are always set or exact.
 const DR7_BREAKPOINT_0: u64 = 0x602;
 const RFLAGS_FIXED: u64 = 1 << 1;
-const RFLAGS_IOPL: u64 = 3 << 12;
 const RFLAGS_RF: u64 = 1 << 16;
 const CR0_PG: u64 = 1 << 31;
 const EFER_LMA: u64 = 1 << 10;
@@ -107,7 +106,8 @@ impl SyscallRepair {
         };
         let mut sregs = vcpu.get_sregs().map_err(kvm("segments"))?;
         let frame = read_frame(vcpu, memory, regs.rsp);
-        if let Some(frame) = frame.filter(|f| is_unfinished_syscall(f, &entry, sregs.cr2)) {
+        if let Some(frame) = frame.filter(|f| is_unfinished_syscall(f, &entry, sregs.cr2, regs.r11))
+        {
             finish_syscall(&frame, &entry, &mut regs, &mut sregs);
             self.count += 1;
             tracing::trace!(count = self.count, rax = regs.rax, "system call repaired");
@@ -191,11 +191,18 @@ fn read_frame(vcpu: &VcpuFd, memory: &GuestMemory, rsp: u64) -> Option<Frame> {
     })
 }
 
-fn is_unfinished_syscall(frame: &Frame, entry: &Entry, cr2: u64) -> bool {
+/// Tells a SYSCALL from a jump to LSTAR by the flags: the instruction masks them before it
+/// faults, and a program cannot mask the interrupt flag. (Where it did not get that far,
+/// R11 has the flags: a program that forges that wins nothing but a system call.) A jump
+/// must not pass, because the kernel's SYSRET restores the flags from R11, among them I/O
+/// privilege.
+fn is_unfinished_syscall(frame: &Frame, entry: &Entry, cr2: u64, r11: u64) -> bool {
+    let flags = frame.rflags & !RFLAGS_RF;
     frame.rip == entry.lstar
         && cr2 == entry.lstar
         && frame.cs & 3 == 3
         && frame.error & FETCH_FROM_USER == FETCH_FROM_USER
+        && (flags & entry.flag_mask == 0 || flags == r11)
 }
 
 /// Does what SYSCALL left undone (SDM vol. 2B, SYSCALL).
@@ -203,9 +210,6 @@ fn finish_syscall(frame: &Frame, entry: &Entry, regs: &mut kvm_regs, sregs: &mut
     regs.rip = entry.lstar;
     regs.rsp = frame.rsp;
     regs.rflags = (frame.rflags & !entry.flag_mask & !RFLAGS_RF) | RFLAGS_FIXED;
-    // A jump to LSTAR looks the same and may bring any R11, from which the kernel's SYSRET
-    // restores the flags: it must not bring I/O privilege.
-    regs.r11 &= !RFLAGS_IOPL | (frame.rflags & RFLAGS_IOPL);
     sregs.cs = code_segment(entry.code_selector);
     sregs.ss = data_segment(entry.code_selector + 8);
 }

@@ -19,7 +19,7 @@ fn frame() -> Frame {
         error: 0x15,
         rip: LSTAR,
         cs: 0x33,
-        rflags: 0x1_0246,
+        rflags: 0x1_0002,
         rsp: 0x7ffc_0000_1000,
     }
 }
@@ -27,8 +27,8 @@ fn frame() -> Frame {
 #[test]
 fn only_a_fetch_at_lstar_from_user_mode_is_a_system_call() {
     let entry = entry();
-    assert!(is_unfinished_syscall(&frame(), &entry, LSTAR));
-    assert!(!is_unfinished_syscall(&frame(), &entry, 0x1000));
+    assert!(is_unfinished_syscall(&frame(), &entry, LSTAR, 0x246));
+    assert!(!is_unfinished_syscall(&frame(), &entry, 0x1000, 0x246));
     let others = [
         Frame {
             rip: 0x40_0000,
@@ -48,8 +48,22 @@ fn only_a_fetch_at_lstar_from_user_mode_is_a_system_call() {
         },
     ];
     for other in others {
-        assert!(!is_unfinished_syscall(&other, &entry, LSTAR), "{other:x?}");
+        assert!(
+            !is_unfinished_syscall(&other, &entry, LSTAR, 0x246),
+            "{other:x?}"
+        );
     }
+}
+
+#[test]
+fn a_jump_to_lstar_cannot_bring_flags_of_its_own() {
+    let jump = Frame {
+        rflags: 0x1_0246,
+        ..frame()
+    };
+    let forged = 0x3246;
+    assert!(!is_unfinished_syscall(&jump, &entry(), LSTAR, forged));
+    assert!(is_unfinished_syscall(&jump, &entry(), LSTAR, 0x246));
 }
 
 #[test]
@@ -57,16 +71,16 @@ fn the_kernel_is_entered_as_by_the_instruction() {
     let mut regs = kvm_regs {
         rip: entry().page_fault_handler,
         rcx: 0x40_1234,
-        r11: 0x3246,
+        r11: 0x246,
         ..Default::default()
     };
     let mut sregs = kvm_sregs::default();
     finish_syscall(&frame(), &entry(), &mut regs, &mut sregs);
     assert_eq!(regs.rip, LSTAR);
     assert_eq!(regs.rsp, 0x7ffc_0000_1000);
-    assert_eq!(regs.rflags, 0x46, "interrupts off, no RF");
+    assert_eq!(regs.rflags, 2, "interrupts off, no RF");
     assert_eq!(regs.rcx, 0x40_1234, "where to return to");
-    assert_eq!(regs.r11, 0x246, "the flags, without a forged I/O privilege");
+    assert_eq!(regs.r11, 0x246, "the flags to return with");
     assert_eq!((sregs.cs.selector, sregs.cs.dpl, sregs.cs.l), (0x10, 0, 1));
     assert_eq!((sregs.ss.selector, sregs.ss.dpl), (0x18, 0));
 }
