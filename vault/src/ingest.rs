@@ -7,6 +7,7 @@
 //! | recovery site | `Hello`, `ListServers`, `ListPoints`, `GetManifest`, `Get` of its tenant |
 
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -49,6 +50,16 @@ pub enum Peer {
     Agent(TenantId, ServerId),
     /// A recovery site.
     Recovery(TenantId, SiteId),
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Applicant => f.write_str("applicant"),
+            Self::Agent(_, server) => write!(f, "agent of {server}"),
+            Self::Recovery(_, site) => write!(f, "recovery site {site}"),
+        }
+    }
 }
 
 impl Peer {
@@ -196,7 +207,7 @@ impl<V: Volume> Vault<V> {
             .filter(|c| !c.is_control())
             .take(80)
             .collect();
-        tracing::info!(?peer, software, "hello");
+        tracing::info!(%peer, software, "hello");
         Ok(Response::Welcome {
             vault: self.id,
             software: SOFTWARE.into(),

@@ -12,7 +12,7 @@
 //! * [`catalogue`]: where everything is; SQLite, derived from the packs.
 //! * [`ledger`], [`store`]: the only writer, and what everybody else uses.
 //! * [`completeness`], [`ingest`]: what a request does, without a network.
-//! * [`server`]: the network. [`token`], [`images`], [`rebuild`]: the commands.
+//! * [`server`]: the network. [`token`], [`images`], [`verify`], [`rebuild`]: the commands.
 //!
 //! Invariants:
 //! * **Packs are the truth.** All that the catalogue holds follows from them, but for tokens,
@@ -38,4 +38,8 @@ pub mod scan;
 pub mod server;
 pub mod store;
 pub mod token;
+pub mod verify;
 pub mod volume;
+
+#[cfg(test)]
+mod crash_test;

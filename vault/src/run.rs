@@ -12,7 +12,7 @@ use relevo_vault::directory::Directory;
 use relevo_vault::error::VaultError;
 use relevo_vault::ingest::Vault;
 use relevo_vault::server::Server;
-use relevo_vault::{images, rebuild, token};
+use relevo_vault::{images, rebuild, token, verify};
 use relevo_wire::Timestamp;
 
 use crate::arguments::{Arguments, Command};
@@ -166,8 +166,13 @@ fn notify_ready() {
 }
 
 fn verify(dir: &Path, json: bool) -> Result<ExitCode, VaultError> {
-    let _ = (dir, json);
-    Ok(ExitCode::FAILURE)
+    let directory = Directory::open(dir)?;
+    let report = verify::verify(&directory, std::io::stderr().is_terminal())?;
+    show(json, &report, || verify::text(&report))?;
+    Ok(match report.intact {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    })
 }
 
 /// Prints facts: as one line of JSON, or as `text` makes them.

@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::catalogue::{Catalogue, Located};
 use crate::error::StoreError;
 use crate::ledger::{Appended, Finding, Ledger};
-use crate::pack::{ENTRY_HEADER, entry_size};
+use crate::pack::{ENTRY_HEADER, ROLL_AT, entry_size};
 use crate::record::Record;
 use crate::volume::{PackId, Volume, read_exact};
 
@@ -56,8 +56,19 @@ impl<V: Volume> Store<V> {
         vault: VaultId,
         catalogue: &Path,
     ) -> Result<(Self, Vec<Finding>), StoreError> {
+        Self::open_rolling(volume, vault, catalogue, ROLL_AT)
+    }
+
+    /// As [`open`](Self::open), with packs of another size.
+    pub fn open_rolling(
+        volume: Arc<V>,
+        vault: VaultId,
+        catalogue: &Path,
+        roll_at: u64,
+    ) -> Result<(Self, Vec<Finding>), StoreError> {
         let (writing, fresh) = Catalogue::open(catalogue)?;
-        let (ledger, findings) = Ledger::open(volume.clone(), vault, writing, fresh)?;
+        let (mut ledger, findings) = Ledger::open(volume.clone(), vault, writing, fresh)?;
+        ledger.set_roll_at(roll_at);
         let (jobs, queue) = mpsc::channel(QUEUE);
         let writer = std::thread::Builder::new()
             .name("relevo-writer".into())
@@ -314,9 +325,11 @@ fn write<V: Volume>(mut ledger: Ledger<V>, mut queue: mpsc::Receiver<Job>) {
 }
 
 type Reply = oneshot::Sender<Result<Appended, StoreError>>;
+/// What sessions of one tenant brought, and whom to answer.
+type Batch = Vec<(Vec<Record>, Reply)>;
 
 fn serve_round<V: Volume>(ledger: &mut Ledger<V>, round: Vec<Job>) {
-    let mut appends: Vec<(TenantId, Vec<(Vec<Record>, Reply)>)> = Vec::new();
+    let mut appends: Vec<(TenantId, Batch)> = Vec::new();
     for job in round {
         match job {
             Job::Append {

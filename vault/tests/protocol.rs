@@ -3,7 +3,10 @@
 
 mod support;
 
+use std::time::Duration;
+
 use relevo_wire::client::{self, ClientError, VaultConnection};
+use relevo_wire::enrollment::Enrollment;
 use relevo_wire::id::random_bytes;
 use relevo_wire::identity::{Applicant, Authority, Identity};
 use relevo_wire::key::OpeningKeys;
@@ -198,13 +201,8 @@ async fn nobody_does_what_his_certificate_does_not_allow() {
     read_back(&reader, &mine).await;
 }
 
-/// Issues a certificate as a vault would and tries it.
-async fn connect_with(
-    authority: &Authority,
-    pinned: Vec<u8>,
-    address: &str,
-    valid: std::time::Duration,
-) -> ClientError {
+/// A certificate as a vault would issue it.
+fn issued_by(authority: &Authority, pinned: &[u8], address: &str, valid: Duration) -> Enrollment {
     let applicant = Applicant::generate().unwrap();
     let identity = Identity::Agent {
         tenant: TenantId::random(),
@@ -213,16 +211,17 @@ async fn connect_with(
     let issued = authority
         .issue_client(&applicant.request, &identity, "x", valid)
         .unwrap();
-    let enrollment = relevo_wire::enrollment::Enrollment::new(
+    let key = applicant.credentials.key_der();
+    let name = "x".to_string();
+    Enrollment::new(
         address.into(),
-        "x".into(),
+        name,
         &identity,
         issued.expires,
         &issued.certificate,
-        &pinned,
-        applicant.credentials.key_der(),
-    );
-    VaultConnection::connect(&enrollment).await.err().unwrap()
+        pinned,
+        key,
+    )
 }
 
 #[tokio::test]
@@ -231,21 +230,33 @@ async fn foreign_and_expired_certificates_are_refused_with_the_remedy() {
     let serving = Serving::start(&dir);
     let read = |name: &str| std::fs::read(dir.join("authority").join(name)).unwrap();
     let own = Authority::from_der(read("certificate.der"), read("key.der"));
-    let pinned = own.certificate().to_vec();
     let foreign = Authority::generate(VaultId::random()).unwrap();
-    let hour = std::time::Duration::from_secs(3600);
-    let error = connect_with(&foreign, pinned.clone(), &serving.address, hour).await;
+    let (mine, others) = (own.certificate(), foreign.certificate());
+    let hour = Duration::from_secs(3600);
+    let refused = async |enrollment| VaultConnection::connect(&enrollment).await.err();
+
+    let error = refused(issued_by(&foreign, mine, &serving.address, hour))
+        .await
+        .unwrap();
     assert!(
         error.to_string().contains("does not know this certificate"),
         "{error}"
     );
     assert!(error.remedy().contains("enrol again"));
-    // Valid until the moment it was made.
-    let error = connect_with(&own, pinned, &serving.address, std::time::Duration::ZERO).await;
-    assert!(error.to_string().contains("expired"), "{error}");
-    // And a vault that is not the one enrolled with.
-    let error = connect_with(&own, foreign.certificate().to_vec(), &serving.address, hour).await;
+    // A vault that is not the one enrolled with.
+    let error = refused(issued_by(&own, others, &serving.address, hour))
+        .await
+        .unwrap();
     assert!(error.to_string().contains("not of the vault"), "{error}");
+    // Valid to the end of this second: let in perhaps, then never again.
+    let expired = issued_by(&own, mine, &serving.address, Duration::ZERO);
+    let error = loop {
+        if let Some(error) = refused(expired.clone()).await {
+            break error;
+        }
+    };
+    assert!(error.to_string().contains("expired"), "{error}");
+    assert!(error.remedy().contains("enrol again"));
 }
 
 #[tokio::test]

@@ -122,6 +122,10 @@ impl<V: Volume> Ledger<V> {
             .length(pack)
             .map_err(|e| StoreError::io(format_args!("measure pack {pack}"), &e))?;
         let header = match open_pack_header(&*self.volume, self.vault, pack)? {
+            Ok(_) if length < FIRST_ENTRY => Err("its header is cut short".into()),
+            other => other,
+        };
+        let header = match header {
             Ok(header) => header,
             // A pack whose making failed or was cut short, which nobody was told of.
             Err(_) if known.is_none() && length <= FIRST_ENTRY => {
@@ -138,6 +142,10 @@ impl<V: Volume> Ledger<V> {
             Err(reason) => {
                 findings.push(Finding::Unreadable(pack, reason));
                 self.reserve_number(pack);
+                if known.is_some_and(|known| known > length) {
+                    self.catalogue
+                        .transaction(|catalogue| catalogue.forget_pack(pack))?;
+                }
                 return Ok(None);
             }
         };

@@ -64,6 +64,7 @@ pub struct Ledger<V> {
     /// The last transaction failed: packs hold more than the catalogue says.
     behind: bool,
     read_only: Option<String>,
+    roll_at: u64,
 }
 
 /// A pack that a batch wrote to.
@@ -91,6 +92,7 @@ impl<V: Volume> Ledger<V> {
             highest: HashMap::new(),
             behind: false,
             read_only: None,
+            roll_at: ROLL_AT,
         };
         let findings = ledger.catch_up(fresh)?;
         Ok((ledger, findings))
@@ -180,7 +182,7 @@ impl<V: Volume> Ledger<V> {
     ) -> Result<(), StoreError> {
         let mut buffer = Vec::new();
         for (record, id, body) in fresh.iter().flatten() {
-            let full = written.last().is_some_and(|w| w.to >= ROLL_AT);
+            let full = written.last().is_some_and(|w| w.to >= self.roll_at);
             if full || written.is_empty() {
                 if let Some(last) = written.last() {
                     self.flush(last, &mut buffer)?;
@@ -229,7 +231,7 @@ impl<V: Volume> Ledger<V> {
     /// header has one.
     fn next_pack<'a>(&mut self, tenant: TenantId, full: bool) -> Result<Written<'a>, StoreError> {
         let active = match self.active.get(&tenant) {
-            Some(active) if !full && active.length < ROLL_AT => *active,
+            Some(active) if !full && active.length < self.roll_at => *active,
             _ => self.new_pack(tenant)?,
         };
         Ok(Written {
@@ -331,6 +333,11 @@ impl<V: Volume> Ledger<V> {
     ) -> Result<(), StoreError> {
         self.catalogue
             .transaction(|catalogue| catalogue.mark_complete(tenant, epoch, ids))
+    }
+
+    /// Begins a new pack at this size rather than at [`ROLL_AT`].
+    pub fn set_roll_at(&mut self, bytes: u64) {
+        self.roll_at = bytes;
     }
 
     /// The catalogue's connection of the writer.

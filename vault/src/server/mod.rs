@@ -181,7 +181,7 @@ async fn connection<V: Volume>(vault: Arc<Vault<V>>, incoming: Incoming) {
         connection.close(1u32.into(), b"the certificate names no identity");
         return;
     };
-    tracing::debug!(%remote, ?peer, "connected");
+    tracing::debug!(%remote, %peer, "connected");
     let shared = Arc::new(Shared {
         vault,
         peer,

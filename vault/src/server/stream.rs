@@ -61,12 +61,12 @@ pub(super) async fn serve<V: Volume>(
     match request(&shared, &mut frames, &mut send).await {
         Ok(()) => {}
         Err(Failure::Gone(Gone(reason))) => {
-            tracing::debug!(%remote, ?peer, reason, "a request ended unanswered");
+            tracing::debug!(%remote, %peer, reason, "a request ended unanswered");
             // Neither side may take what was sent so far for an answer.
             let _ = send.reset(1u32.into());
         }
         Err(Failure::Refused(refusal)) => {
-            tracing::warn!(%remote, ?peer, code = ?refusal.code, "refused: {refusal}");
+            tracing::warn!(%remote, %peer, code = ?refusal.code, "refused: {refusal}");
             let _ = answer(&mut send, &Response::Refused(refusal)).await;
         }
     }

@@ -1,6 +1,8 @@
 //! Where pack files live. A trait, so that the store can be tried on a disk that fails.
 
 mod disk;
+#[cfg(test)]
+pub(crate) mod simulated;
 
 use std::fmt;
 use std::io;

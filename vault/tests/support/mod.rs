@@ -61,6 +61,7 @@ impl Serving {
         let mut child = Command::new(BIN)
             .args(["serve", "--json", "--listen", "127.0.0.1:0", "--dir"])
             .arg(dir)
+            .env("RELEVO_LOG", "error")
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();

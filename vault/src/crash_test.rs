@@ -1,0 +1,412 @@
+//! A vault on a disk that crashes, fills up and fails, seed by seed.
+//!
+//! Guards the store's promises: whatever was acknowledged can be read bit for bit after any
+//! crash, with the catalogue as it was, older, or gone; no recovery point is listed that was
+//! not committed, nor one that is not whole.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use relevo_wire::chunk::{CheckedChunk, Chunk, Compressor, SealedChunk};
+use relevo_wire::identity::Authority;
+use relevo_wire::index::{ChunkRef, Extent, Node};
+use relevo_wire::key::OpeningKeys;
+use relevo_wire::manifest::{
+    Consistency, DiskImage, MANIFEST_VERSION, ManifestBody, PublicManifest, RunTotals,
+    SealedManifest, SealedRef,
+};
+use relevo_wire::message::{RefusalCode, Request, Response};
+use relevo_wire::{ChunkId, PointId, ServerId, SessionId, Timestamp, VaultId};
+
+use crate::catalogue::Located;
+use crate::completeness::{self, Shelf};
+use crate::error::StoreError;
+use crate::ingest::{Outcome, Peer, Vault, check_chunks};
+use crate::ledger::Finding;
+use crate::store::Store;
+use crate::volume::simulated::{Dice, Fault, SimulatedDisk};
+
+/// Small packs, so that crashes meet new ones too.
+const ROLL_AT: u64 = 40 * 1024;
+
+struct World {
+    disk: Arc<SimulatedDisk>,
+    dice: Dice,
+    id: VaultId,
+    keys: OpeningKeys,
+    server: ServerId,
+    dir: tempfile::TempDir,
+    snapshots: u32,
+    /// What the vault said it has.
+    chunks: HashMap<ChunkId, Bytes>,
+    points: HashSet<PointId>,
+    /// Points that were sent to be committed, whatever came of it.
+    asked: HashSet<PointId>,
+}
+
+type Simulated = Vault<SimulatedDisk>;
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let memory = std::path::Path::new("/dev/shm");
+        let dir = match memory.is_dir() {
+            true => tempfile::tempdir_in(memory),
+            false => tempfile::tempdir(),
+        };
+        Self {
+            disk: Arc::new(SimulatedDisk::new(seed)),
+            dice: Dice::new(seed ^ 0x5eed),
+            id: VaultId::random(),
+            keys: OpeningKeys::generate().unwrap(),
+            server: ServerId::random(),
+            dir: dir.unwrap(),
+            snapshots: 0,
+            chunks: HashMap::new(),
+            points: HashSet::new(),
+            asked: HashSet::new(),
+        }
+    }
+
+    fn catalogue(&self) -> PathBuf {
+        self.dir.path().join("catalogue.sqlite")
+    }
+
+    fn peer(&self) -> Peer {
+        Peer::Agent(self.keys.sealing.tenant, self.server)
+    }
+
+    /// Opens the vault; crashes may come in the middle of that too.
+    fn open(&mut self) -> (Simulated, Vec<Finding>) {
+        loop {
+            if self.dice.once_in(3) {
+                self.disk.plan(self.dice.roll(12), Fault::Crash);
+            }
+            let opened =
+                Store::open_rolling(self.disk.clone(), self.id, &self.catalogue(), ROLL_AT);
+            if let Ok((store, findings)) = opened {
+                self.disk.calm();
+                let authority = Authority::from_der(Vec::new(), Vec::new());
+                return (Vault::new(self.id, store, authority), findings);
+            }
+            self.disk.crash();
+        }
+    }
+
+    /// What a crash may leave of the catalogue: it is not synced. True when nothing.
+    fn age_catalogue(&mut self) -> bool {
+        match self.dice.roll(4) {
+            0 => {
+                self.remove_catalogue();
+                true
+            }
+            1 if self.snapshots > 0 => {
+                let older = self.dice.roll(u64::from(self.snapshots));
+                let older = self.dir.path().join(format!("snapshot-{older}"));
+                self.remove_catalogue();
+                std::fs::copy(older, self.catalogue()).unwrap();
+                false
+            }
+            _ => false,
+        }
+    }
+
+    fn remove_catalogue(&self) {
+        for suffix in ["", "-wal", "-shm"] {
+            let path = format!("{}{suffix}", self.catalogue().display());
+            let _ = std::fs::remove_file(path);
+        }
+        // What an older catalogue knew of points, `snapshot-*` still hold.
+    }
+
+    fn snapshot(&mut self) {
+        let to = self.dir.path().join(format!("snapshot-{}", self.snapshots));
+        let db = rusqlite::Connection::open(self.catalogue()).unwrap();
+        db.execute("VACUUM INTO ?1", [to.to_str().unwrap()])
+            .unwrap();
+        self.snapshots += 1;
+    }
+
+    fn put(&mut self, vault: &Simulated, chunks: &[SealedChunk]) -> Result<(), StoreError> {
+        let bytes = chunks.iter().map(|c| c.bytes().clone()).collect();
+        let records = check_chunks(bytes).unwrap();
+        vault
+            .store()
+            .append_blocking(self.keys.sealing.tenant, records)?;
+        let stored = chunks.iter().map(|c| (c.id(), c.bytes().clone()));
+        self.chunks.extend(stored);
+        Ok(())
+    }
+
+    fn open_session(&self, vault: &Simulated) -> SessionId {
+        match vault.answer(self.peer(), Request::OpenSession) {
+            Ok(Outcome::Answer(Response::SessionOpened { session })) => session,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// An image of a few small chunks, some of them as in earlier images.
+    fn image(&mut self) -> (Vec<SealedChunk>, SealedManifest, PointId) {
+        let secret = &self.keys.sealing.secret;
+        let mut compressor = Compressor::new();
+        let mut chunks = Vec::new();
+        let mut leaves = Vec::new();
+        for _ in 0..1 + self.dice.roll(3) {
+            let mut extents = Vec::new();
+            for _ in 0..1 + self.dice.roll(4) {
+                let name = self.dice.roll(60);
+                let mut plaintext = vec![0; 200 + 50 * name as usize];
+                let noise = blake3::Hasher::new()
+                    .update(&name.to_le_bytes())
+                    .finalize_xof();
+                { noise }.fill(&mut plaintext);
+                let chunk = Chunk::new(secret, &plaintext).seal(&mut compressor);
+                let length = plaintext.len() as u32;
+                extents.push(Extent::Data {
+                    length,
+                    chunk: reference(&chunk),
+                });
+                chunks.push(chunk);
+            }
+            let leaf = Node::Leaf(extents).seal(secret);
+            leaves.push(Some(reference(&leaf)));
+            chunks.push(leaf);
+        }
+        let root = Node::Inner {
+            level: 1,
+            children: leaves,
+        }
+        .seal(secret);
+        let disk = DiskImage {
+            name: "sda".into(),
+            size: 1 << 22,
+            root: Some(SealedRef::node(reference(&root))),
+            sector: 512,
+            serial: None,
+        };
+        chunks.push(root);
+        let point = PointId::random();
+        let public = PublicManifest {
+            version: MANIFEST_VERSION,
+            server: self.server,
+            point,
+            taken: Timestamp::from_millis(self.asked.len() as i64),
+            roots: vec![],
+            inventory: vec![],
+            totals: RunTotals::default(),
+        };
+        let body = ManifestBody {
+            disks: vec![disk],
+            inventory: vec![],
+            consistency: Consistency::Offline,
+            chunker: 1,
+            agent: "test".into(),
+            started: Timestamp::from_millis(0),
+            finished: Timestamp::from_millis(0),
+        };
+        (
+            chunks,
+            SealedManifest::seal(&self.keys.sealing, public, &body).unwrap(),
+            point,
+        )
+    }
+
+    /// Uploads an image, perhaps with one chunk left out, and commits it.
+    fn back_up(&mut self, vault: &Simulated) -> Result<(), RefusalCode> {
+        let (mut chunks, manifest, point) = self.image();
+        if self.dice.once_in(4) {
+            chunks.remove(self.dice.roll(chunks.len() as u64) as usize);
+        }
+        let session = self.open_session(vault);
+        for part in chunks.chunks(1 + self.dice.roll(6) as usize) {
+            self.put(vault, part).map_err(|_| RefusalCode::Storage)?;
+        }
+        self.asked.insert(point);
+        match vault.answer(self.peer(), Request::Commit { session, manifest }) {
+            Ok(Outcome::Answer(Response::Committed { .. })) => {
+                self.points.insert(point);
+            }
+            Ok(Outcome::Answer(Response::Incomplete { missing })) => {
+                assert!(missing.iter().all(|id| !self.chunks.contains_key(id)));
+                self.asked.remove(&point);
+            }
+            Err(refusal) => return Err(refusal.code),
+            other => panic!("{other:?}"),
+        }
+        Ok(())
+    }
+
+    /// Everything acknowledged is there and whole, and nothing else is listed.
+    fn check(&self, vault: &Simulated, context: &str) {
+        let tenant = self.keys.sealing.tenant;
+        let ids: Vec<ChunkId> = self.chunks.keys().copied().collect();
+        let found = vault.store().read(|c| c.locate(tenant, &ids)).unwrap();
+        for (id, located) in ids.iter().zip(found) {
+            let located = located.unwrap_or_else(|| panic!("{context}: chunk {id} is lost"));
+            let chunk = vault.store().read_chunk(tenant, *id, located).unwrap();
+            assert_eq!(chunk.bytes(), &self.chunks[id], "{context}");
+        }
+        let listed = vault
+            .store()
+            .read(|c| c.points(tenant, self.server, 10_000))
+            .unwrap();
+        let ids: HashSet<PointId> = listed.iter().map(|p| p.manifest.point).collect();
+        assert!(
+            self.points.is_subset(&ids),
+            "{context}: a recovery point is lost"
+        );
+        assert!(
+            ids.is_subset(&self.asked),
+            "{context}: a recovery point out of nothing"
+        );
+        for point in listed {
+            let mut shelf = Plain { vault, world: self };
+            let faults = completeness::faults(&mut shelf, &point.manifest, 10).unwrap();
+            assert_eq!(faults, vec![], "{context}: a listed point is not whole");
+        }
+    }
+}
+
+fn reference(chunk: &SealedChunk) -> ChunkRef {
+    ChunkRef {
+        id: chunk.id(),
+        key: chunk.key(),
+    }
+}
+
+/// Walks everything, whatever the catalogue says of completeness.
+struct Plain<'a> {
+    vault: &'a Simulated,
+    world: &'a World,
+}
+
+impl Shelf for Plain<'_> {
+    fn locate(&mut self, ids: &[ChunkId]) -> Result<Vec<Option<Located>>, StoreError> {
+        let tenant = self.world.keys.sealing.tenant;
+        self.vault.store().read(|c| c.locate(tenant, ids))
+    }
+    fn read(&mut self, id: ChunkId, at: Located) -> Result<Option<CheckedChunk>, StoreError> {
+        let tenant = self.world.keys.sealing.tenant;
+        self.vault.store().read_chunk(tenant, id, at).map(Some)
+    }
+    fn is_complete(&self, _: ChunkId, _: &Located) -> bool {
+        false
+    }
+    fn set_complete(&mut self, _: ChunkId) {}
+}
+
+fn live_and_crash(seed: u64) {
+    let mut world = World::new(seed);
+    let mut fresh = true;
+    for life in 0..5 {
+        let context = format!("seed {seed}, life {life}");
+        let (vault, findings) = world.open();
+        for finding in &findings {
+            assert!(fresh || !finding.is_damage(), "{context}: {finding}");
+        }
+        world.check(&vault, &context);
+        let after = world.dice.roll(60);
+        world.disk.plan(after, Fault::Crash);
+        for _ in 0..12 {
+            if world.back_up(&vault).is_err() {
+                break;
+            }
+            if world.dice.once_in(6) {
+                world.snapshot();
+            }
+        }
+        drop(vault);
+        world.disk.crash();
+        fresh = world.age_catalogue();
+    }
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_in_any_crash() {
+    let seeds = std::env::var("RELEVO_CRASH_SEEDS").ok();
+    let seeds = seeds.and_then(|text| text.parse().ok()).unwrap_or(300);
+    let next = std::sync::atomic::AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    if seed >= seeds {
+                        break;
+                    }
+                    live_and_crash(seed);
+                }
+            });
+        }
+    });
+}
+
+/// Guards against a store that stops, or lies, when the disk is full or an operation fails.
+#[test]
+fn full_and_failing_disks_are_refused_and_the_store_goes_on() {
+    for seed in 0..100 {
+        let mut world = World::new(seed);
+        let (vault, _) = world.open();
+        let mut refused = 0;
+        for round in 0..20 {
+            let fault = match seed % 2 {
+                0 => Fault::Full,
+                _ => Fault::Broken,
+            };
+            let after = world.dice.roll(8);
+            world.disk.plan(after, fault);
+            refused += u32::from(world.back_up(&vault).is_err());
+            world.disk.calm();
+            world.check(&vault, &format!("seed {seed}, round {round}"));
+        }
+        assert!(refused > 0, "seed {seed}: no fault was met");
+        // With the fault gone all goes on, unless cutting back failed too: then reads do.
+        let more = world.back_up(&vault);
+        assert!(seed % 2 == 1 || more.is_ok(), "seed {seed}: {more:?}");
+        drop(vault);
+        world.disk.crash();
+        let (vault, findings) = world.open();
+        assert!(
+            findings.iter().all(|f| !f.is_damage()),
+            "seed {seed}: {findings:?}"
+        );
+        world.check(&vault, &format!("seed {seed}, opened again"));
+        assert!(world.back_up(&vault).is_ok());
+    }
+}
+
+/// Guards against bit rot that passes for data.
+#[test]
+fn a_flipped_bit_is_reported_and_never_read_as_data() {
+    for seed in 0..60 {
+        let mut world = World::new(seed);
+        let (vault, _) = world.open();
+        for _ in 0..4 {
+            let _ = world.back_up(&vault);
+        }
+        drop(vault);
+        world.remove_catalogue();
+        let (pack, at) = world.disk.flip_bit().unwrap();
+        let (vault, findings) = world.open();
+        let tenant = world.keys.sealing.tenant;
+        let ids: Vec<ChunkId> = world.chunks.keys().copied().collect();
+        let found = vault.store().read(|c| c.locate(tenant, &ids)).unwrap();
+        let lost = found.iter().filter(|f| f.is_none()).count();
+        assert!(
+            lost <= 1,
+            "seed {seed}: one bit at {at} of {pack} cost {lost} chunks"
+        );
+        assert!(
+            lost == 0 || !findings.is_empty(),
+            "seed {seed}: a loss was not reported"
+        );
+        for (id, located) in ids.iter().zip(found) {
+            if let Some(located) = located {
+                let chunk = vault.store().read_chunk(tenant, *id, located).unwrap();
+                assert_eq!(chunk.bytes(), &world.chunks[id]);
+            }
+        }
+    }
+}
