@@ -1,4 +1,4 @@
-//! The wish to stop, from SIGINT or SIGTERM, that everything which waits listens to.
+//! The wish to stop, from SIGINT, SIGTERM or SIGHUP, that everything which waits listens to.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,6 +12,8 @@ pub enum Signal {
     Interrupt,
     /// SIGTERM, as from systemd.
     Terminate,
+    /// SIGHUP, as from a terminal that was closed.
+    Hangup,
 }
 
 impl Signal {
@@ -20,6 +22,7 @@ impl Signal {
         match self {
             Self::Interrupt => "SIGINT",
             Self::Terminate => "SIGTERM",
+            Self::Hangup => "SIGHUP",
         }
     }
 }
@@ -115,17 +118,19 @@ impl Interruption {
         let _ = self.shared.watch.subscribe().wait_for(|raised| *raised).await;
     }
 
-    /// Raises the flag at SIGINT and SIGTERM from now on.
+    /// Raises the flag at SIGINT, SIGTERM and SIGHUP from now on.
     pub fn listen(&self) -> std::io::Result<()> {
         use tokio::signal::unix::{SignalKind, signal};
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
+        let mut hangup = signal(SignalKind::hangup())?;
         let flag = self.clone();
         tokio::spawn(async move {
             loop {
                 tokio::select! {
                     _ = interrupt.recv() => flag.raise(Signal::Interrupt),
                     _ = terminate.recv() => flag.raise(Signal::Terminate),
+                    _ = hangup.recv() => flag.raise(Signal::Hangup),
                 }
             }
         });

@@ -22,7 +22,10 @@
 //!   one or `relevo-drills clean` sees to it.
 //! * What a guest says is hostile until it is escaped.
 
+pub mod command_line;
+pub mod commands;
 pub mod evidence;
+pub mod failover;
 pub mod failure;
 pub mod interruption;
 pub mod ledger;

@@ -11,7 +11,7 @@ use relevo_wire::Timestamp;
 use serde::Serialize;
 
 use crate::failure::Failure;
-use crate::plan::{Gateway, ServerPlan};
+use crate::plan::ServerPlan;
 
 /// Starts servers from their recovery points, each in a network of the drill's own.
 pub trait Rehearsal {
@@ -39,8 +39,6 @@ pub struct StartOrder<'a> {
     pub namespace: &'a str,
     /// Where the server's overlay, console and sockets go; made for it alone.
     pub run_dir: &'a std::path::Path,
-    /// The drill's own end of the network.
-    pub gateway: Option<Gateway>,
 }
 
 /// Why a server did not start.
@@ -85,8 +83,6 @@ pub struct ServerFacts {
     pub point: String,
     /// The moment whose state it holds.
     pub taken: Option<Timestamp>,
-    /// How the disks were held still while they were imaged.
-    pub consistency: Option<String>,
     /// Operating system, for people.
     pub os: Option<String>,
     /// What was found, changed and why, in words: the server's recovery procedure.
@@ -99,7 +95,7 @@ pub struct ServerFacts {
     pub memory_mib: Option<u64>,
     /// Number of virtual CPUs.
     pub cpus: Option<u64>,
-    /// The steps of starting it and how long each took, in order.
+    /// The steps before its virtual machine was started and how long each took, in order.
     pub steps: Vec<(String, Duration)>,
     /// The file its serial console is written to.
     pub console: PathBuf,

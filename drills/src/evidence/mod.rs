@@ -21,6 +21,10 @@ use crate::plan::{Check, CheckKind};
 const PAUSE: Duration = Duration::from_millis(500);
 /// One attempt waits this long for an answer. Guests on slow hosts take seconds for a page.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// The only attempt with a machine that has ended already.
+const LAST_LOOK: Duration = Duration::from_secs(1);
+/// While an attempt waits, the machine is looked after as often.
+const LOOK_AFTER: Duration = Duration::from_secs(1);
 /// So many last lines of the console go with a failed check.
 pub const CONSOLE_LINES: usize = 20;
 
@@ -138,8 +142,19 @@ pub fn wait_for(
     };
     loop {
         // Asked before the attempt, so that what a machine said last is still looked at.
-        let machine_end = machine_ended();
-        let attempt = one_attempt(check, target, &mut reader, deadline, interruption);
+        let mut machine_end = machine_ended();
+        let patience = match machine_end {
+            None => PATIENCE,
+            Some(_) => LAST_LOOK,
+        };
+        let patience = deadline
+            .saturating_duration_since(Instant::now())
+            .clamp(Duration::from_millis(1), patience);
+        let mut hopeless = || {
+            machine_end = machine_end.take().or_else(&mut *machine_ended);
+            machine_end.is_some()
+        };
+        let attempt = one_attempt(check, target, &mut reader, patience, interruption, &mut hopeless);
         if let Some(attempt) = attempt {
             outcome.attempts += 1;
             outcome.evidence = attempt.evidence;
@@ -173,13 +188,14 @@ pub fn wait_for(
     outcome
 }
 
-/// One attempt; none when it did not end before the deadline or the interruption.
+/// One attempt; none when it was interrupted, did not end in time or became hopeless.
 fn one_attempt(
     check: &Check,
     target: &Target,
     reader: &mut ConsoleReader,
-    deadline: Instant,
+    patience: Duration,
     interruption: &Interruption,
+    hopeless: &mut dyn FnMut() -> bool,
 ) -> Option<Attempt> {
     if let CheckKind::Console { pattern } = &check.kind {
         return Some(console::attempt(reader, pattern));
@@ -193,10 +209,6 @@ fn one_attempt(
             },
         ));
     }
-    let patience = deadline
-        .saturating_duration_since(Instant::now())
-        .min(PATIENCE)
-        .max(Duration::from_millis(1));
     let (kind, addresses) = (check.kind.clone(), target.addresses.clone());
     let (tell, hear) = mpsc::channel();
     let waker = interruption.clone();
@@ -210,17 +222,27 @@ fn one_attempt(
         Err(error) => return Some(no_namespace(&error)),
     };
     let mut seen = None;
-    let waited = interruption.wait(Instant::now() + patience + PAUSE, || match hear.try_recv() {
-        Ok(attempt) => {
-            seen = Some(attempt);
-            true
+    // The thread gives up by itself; this is for one that hangs elsewhere.
+    let deadline = Instant::now() + patience + LOOK_AFTER;
+    loop {
+        let round = deadline.min(Instant::now() + LOOK_AFTER);
+        let waited = interruption.wait(round, || match hear.try_recv() {
+            Ok(attempt) => {
+                seen = Some(attempt);
+                true
+            }
+            // The sender went without a word: the namespace could not be entered.
+            Err(TryRecvError::Disconnected) => true,
+            Err(TryRecvError::Empty) => thread.is_finished(),
+        });
+        match waited {
+            Waited::Ready => break,
+            Waited::Interrupted => return None,
+            Waited::TimedOut if Instant::now() >= deadline || (patience > LAST_LOOK && hopeless()) => {
+                return None;
+            }
+            Waited::TimedOut => {}
         }
-        // The sender went without a word: the namespace could not be entered.
-        Err(TryRecvError::Disconnected) => true,
-        Err(TryRecvError::Empty) => thread.is_finished(),
-    });
-    if waited != Waited::Ready {
-        return None;
     }
     if seen.is_none() {
         seen = hear.try_recv().ok();

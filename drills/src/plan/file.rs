@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer};
 
 use super::duration::PlanDuration;
 use super::{
-    Check, CheckKind, DEFAULT_CHECK_TIMEOUT, DEFAULT_TIME_LIMIT, Gateway, Objectives, Plan,
+    Check, CheckKind, DEFAULT_CHECK_TIMEOUT, DEFAULT_TIME_LIMIT, Address, Objectives, Plan,
     ServerPlan,
 };
 
@@ -47,6 +47,7 @@ struct PlanTable {
 #[serde(deny_unknown_fields)]
 struct NetworkTable {
     gateway: Option<String>,
+    address: Option<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -66,6 +67,8 @@ struct ServerTable {
     memory_mib: Option<u32>,
     cpus: Option<u32>,
     site_kernel: Option<PathBuf>,
+    gateway: Option<String>,
+    address: Option<String>,
     #[serde(default)]
     check: Vec<CheckTable>,
 }
@@ -138,6 +141,8 @@ pub(super) fn parse(text: &str, base: &Path) -> Result<Plan, Refusal> {
             memory_mib: None,
             cpus: None,
             site_kernel: None,
+            gateway: None,
+            address: None,
             check: Vec::new(),
         }],
         Servers::Tables(tables) => tables,
@@ -147,6 +152,12 @@ pub(super) fn parse(text: &str, base: &Path) -> Result<Plan, Refusal> {
         return Err((
             "`check` stands outside of the servers, though there are several".into(),
             "write each check below its server, as [[server.check]]".into(),
+        ));
+    }
+    if !alone && table.network.address.is_some() {
+        return Err((
+            "`network.address` is the address of one server, and there are several".into(),
+            "write `address` below the [[server]] that has it".into(),
         ));
     }
     let mut shared_checks = table.check;
@@ -196,6 +207,16 @@ pub(super) fn parse(text: &str, base: &Path) -> Result<Plan, Refusal> {
                 base,
                 &format!("{place}site_kernel"),
             )?,
+            gateway: address(
+                server.gateway.as_deref(),
+                table.network.gateway.as_deref(),
+                &format!("{place}gateway"),
+            )?,
+            address: address(
+                server.address.as_deref(),
+                table.network.address.as_deref(),
+                &format!("{place}address"),
+            )?,
             checks,
         });
     }
@@ -207,7 +228,6 @@ pub(super) fn parse(text: &str, base: &Path) -> Result<Plan, Refusal> {
         name,
         description: table.description,
         servers,
-        gateway: table.network.gateway.as_deref().map(gateway).transpose()?,
         time_limit: table.time_limit.map_or(DEFAULT_TIME_LIMIT, |d| d.0),
         objectives: Objectives {
             rpo: table.objectives.rpo.map(|d| d.0),
@@ -269,15 +289,21 @@ fn kernel(path: Option<&PathBuf>, base: &Path, key: &str) -> Result<Option<PathB
     ))
 }
 
-fn gateway(text: &str) -> Result<Gateway, Refusal> {
+/// The server's own value, or the one in `[network]`.
+fn address(own: Option<&str>, shared: Option<&str>, key: &str) -> Result<Option<Address>, Refusal> {
+    let (text, key) = match (own, shared) {
+        (Some(text), _) => (text, key.to_owned()),
+        (None, Some(text)) => (text, format!("network.{}", key.rsplit('.').next().unwrap_or(key))),
+        (None, None) => return Ok(None),
+    };
     let parsed = text.split_once('/').and_then(|(address, prefix)| {
         let address: Ipv4Addr = address.parse().ok()?;
         let prefix: u8 = prefix.parse().ok()?;
-        (1..=30).contains(&prefix).then_some(Gateway { address, prefix })
+        (1..=30).contains(&prefix).then_some(Address { address, prefix })
     });
-    parsed.ok_or_else(|| {
+    parsed.map(Some).ok_or_else(|| {
         (
-            format!("`network.gateway` is \"{text}\""),
+            format!("`{key}` is \"{text}\""),
             "write an IPv4 address with its prefix length, such as \"10.1.2.1/24\", or leave the \
              key out to derive it from the server"
                 .into(),

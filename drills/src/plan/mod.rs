@@ -40,9 +40,6 @@ pub struct Plan {
     pub description: Option<String>,
     /// The servers, in the order in which they are started.
     pub servers: Vec<ServerPlan>,
-    /// Address of the drill's own end of the isolated network; derived from the server's own
-    /// configuration when absent.
-    pub gateway: Option<Gateway>,
     /// The drill is given up after this long.
     pub time_limit: Duration,
     /// What the recovery must achieve.
@@ -51,14 +48,14 @@ pub struct Plan {
 
 /// An IPv4 address with the length of its network's prefix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Gateway {
+pub struct Address {
     /// The address.
     pub address: Ipv4Addr,
     /// The prefix's length in bits, 1 to 30.
     pub prefix: u8,
 }
 
-impl std::fmt::Display for Gateway {
+impl std::fmt::Display for Address {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}/{}", self.address, self.prefix)
     }
@@ -75,8 +72,12 @@ pub struct ServerPlan {
     pub memory_mib: Option<u32>,
     /// Number of virtual CPUs; decided from the inventory when absent.
     pub cpus: Option<u32>,
-    /// A kernel of the recovery site, to boot instead of the image's own.
+    /// A kernel of the recovery site, for where the image's own cannot run.
     pub site_kernel: Option<PathBuf>,
+    /// The drill's own end of its network; derived from the server's configuration when absent.
+    pub gateway: Option<Address>,
+    /// The server's address, where its image does not say it.
+    pub address: Option<Address>,
     /// What shows that it has recovered, in the order of checking; never empty.
     pub checks: Vec<Check>,
 }

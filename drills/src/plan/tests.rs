@@ -53,6 +53,7 @@ fn a_full_plan_with_several_servers() {
         name = "web"
         point = "2026-11-22T00:00:00Z"
         cpus = 1
+        address = "10.1.2.9/24"
         [[server.check]]
         kind = "http"
         path = "/health"
@@ -73,7 +74,8 @@ fn a_full_plan_with_several_servers() {
     assert_eq!(web.point, "2026-11-22T00:00:00Z");
     assert_eq!(web.checks[1].name, "ssh");
     assert!(!web.checks[1].required);
-    assert_eq!(plan.gateway.unwrap().to_string(), "10.1.2.1/24");
+    assert_eq!(db.gateway.unwrap().to_string(), "10.1.2.1/24");
+    assert_eq!(web.address.unwrap().to_string(), "10.1.2.9/24");
     assert_eq!(plan.objectives.rpo, Some(Duration::from_secs(86_400)));
     assert!(plan.objectives.required);
 }
@@ -117,6 +119,7 @@ fn wrong_values_are_named_with_what_to_write() {
     refused(&format!("{head}time_limit = \"soon\"\n{CHECK}"), "time_limit", "--help");
     refused(&format!("{head}site_kernel = \"none\"\n{CHECK}"), "`site_kernel`", "path of a kernel");
     refused(&format!("{head}{CHECK}[network]\ngateway = \"10.0.0.1\"\n"), "`network.gateway`", "/24");
+    refused(&format!("{head}{CHECK}[network]\naddress = \"x\"\n"), "`network.address`", "/24");
     let check = |lines: &str| format!("{head}[[check]]\n{lines}\n");
     refused(&check("kind = \"ping\""), "`check[0].kind`", "\"http\"");
     refused(&check("kind = \"console\"\npattern = \"(\""), "`check[0].pattern`", "backslash");

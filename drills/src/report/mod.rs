@@ -184,8 +184,6 @@ pub struct PointReport {
     pub taken: Option<Timestamp>,
     /// Its age at the start of the drill.
     pub age_ms: Option<u64>,
-    /// How the disks were held still while they were imaged.
-    pub consistency: Option<String>,
 }
 
 /// The virtual machine.

@@ -256,7 +256,6 @@ fn machine(m: &mut Markup, server: &ServerReport) {
     if let Some(point) = &server.point {
         fact(m, "Recovery point", Some(&point.id));
         fact(m, "Taken", point.taken.map(|t| t.to_string()).as_deref());
-        fact(m, "Consistency", point.consistency.as_deref());
     }
     if let Some(machine) = &server.machine {
         fact(m, "Kernel", machine.kernel.as_deref());

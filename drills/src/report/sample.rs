@@ -72,7 +72,6 @@ pub fn failed(text: &str) -> Report {
                 id: "8f14e45fceea167a5a36dedd4bea2543".into(),
                 taken: Some(Timestamp::from_millis(1_795_297_800_000)),
                 age_ms: Some(7_800_000),
-                consistency: Some("crash".into()),
             }),
             machine: Some(MachineReport {
                 kernel: Some(text.into()),

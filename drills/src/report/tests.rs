@@ -110,7 +110,7 @@ fn the_json_keeps_its_field_names() {
         "attempts duration_ms evidence expectation kind name reason required started_ms status timeout_ms"
     );
     assert_eq!(keys(&json["servers"][0]["steps"][0]), "duration_ms name started_ms");
-    assert_eq!(keys(&json["servers"][0]["point"]), "age_ms consistency id taken");
+    assert_eq!(keys(&json["servers"][0]["point"]), "age_ms id taken");
     assert_eq!(keys(&json["objectives"]["rpo"]), "measured_ms met objective_ms");
     assert_eq!(json["verdict"], "failed");
     assert_eq!(json["servers"][0]["checks"][2]["status"], "not-run");

@@ -186,7 +186,6 @@ impl Drill<'_> {
                 server,
                 namespace: &namespace,
                 run_dir: &run_dir,
-                gateway: self.plan.gateway,
             };
             let start = Instant::now();
             let what = format!("starting {}", server.server);
@@ -275,9 +274,9 @@ impl Drill<'_> {
             checks.push(report);
         }
         let recovered = recovered.filter(|_| held_all);
-        let mut steps = self.start_steps(&facts, start, machine_started);
+        let (mut steps, boot) = self.start_steps(&facts, start, machine_started);
         let up = first_sign.unwrap_or_else(Instant::now);
-        steps.push(self.step("boot", machine_started, up));
+        steps.push(self.step("boot", boot, up));
         if first_sign.is_some() {
             steps.push(self.step("service", up, recovered.unwrap_or_else(Instant::now)));
         }
@@ -290,7 +289,6 @@ impl Drill<'_> {
                 id: facts.point.clone(),
                 taken: facts.taken,
                 age_ms: facts.taken.map(|taken| millis(self.started.since(taken))),
-                consistency: facts.consistency.clone(),
             }),
             machine: Some(MachineReport {
                 kernel: facts.kernel.clone(),
@@ -397,9 +395,14 @@ impl Drill<'_> {
         }
     }
 
-    /// The steps that recovery has timed itself, one after another from the server's start; what
-    /// it did not time between them and the running machine is its own step.
-    fn start_steps(&self, facts: &ServerFacts, start: Instant, running: Instant) -> Vec<Step> {
+    /// The steps that recovery has timed itself, one after another from the server's start, and
+    /// the moment at which they ended and the virtual machine was started.
+    fn start_steps(
+        &self,
+        facts: &ServerFacts,
+        start: Instant,
+        running: Instant,
+    ) -> (Vec<Step>, Instant) {
         let mut at = start;
         let mut steps = Vec::new();
         for (name, took) in &facts.steps {
@@ -407,10 +410,7 @@ impl Drill<'_> {
             steps.push(self.step(name, at, end));
             at = end;
         }
-        if running.saturating_duration_since(at) > Duration::from_millis(50) {
-            steps.push(self.step("machine", at, running));
-        }
-        steps
+        (steps, at)
     }
 
     fn report(mut self, id: String, plan_file: &str, teardown: Teardown) -> Report {
