@@ -2,7 +2,7 @@
 //!
 //! | table | says |
 //! | --- | --- |
-//! | `chunks` | the chunk with this key is in the vault under this id |
+//! | `chunks` | the chunk with this key (as a tag, keyed BLAKE3 of it) is in the vault under this id |
 //! | `spans` | at the last image, this span of this disk hashed to this and was this leaf; no row: zeros or unknown |
 //! | `staged` | what the run under way would change in `spans`; moved there by its commit |
 //!
@@ -11,7 +11,12 @@
 //! row carries eight bytes of keyed BLAKE3 over its content; the key is made from the tenant
 //! secret and the [`Scope`]. So a row that was damaged, or that speaks of another vault or of
 //! chunks since collected, is a miss and nothing else.
+//!
+//! The keys of chunks are not in it, but for those of the last image's leaves: who steals the
+//! file opens nothing that the stolen server did not hold anyway.
 
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -24,7 +29,7 @@ use tokio::sync::mpsc;
 const VERSION: i64 = 1;
 const SCHEMA: &str = "
     CREATE TABLE scope (text TEXT NOT NULL);
-    CREATE TABLE chunks (key BLOB PRIMARY KEY, id BLOB NOT NULL, proof BLOB NOT NULL) WITHOUT ROWID;
+    CREATE TABLE chunks (tag BLOB PRIMARY KEY, id BLOB NOT NULL, proof BLOB NOT NULL) WITHOUT ROWID;
     CREATE TABLE spans (disk TEXT, span INTEGER, hash BLOB, id BLOB, key BLOB, proof BLOB,
                         PRIMARY KEY (disk, span)) WITHOUT ROWID;
     CREATE TABLE staged (disk TEXT, span INTEGER, hash BLOB, id BLOB, key BLOB, proof BLOB,
@@ -91,6 +96,10 @@ impl Prover {
     fn new(scope: &Scope, secret: &TenantSecret) -> Self {
         let base = blake3::derive_key("relevo 1 agent cache", secret.as_bytes());
         Self(*blake3::keyed_hash(&base, scope.text().as_bytes()).as_bytes())
+    }
+
+    fn tag(&self, key: &ChunkKey) -> [u8; 32] {
+        *blake3::keyed_hash(&self.0, key.as_bytes()).as_bytes()
     }
 
     fn chunk(&self, chunk: &ChunkRef) -> [u8; 8] {
@@ -200,8 +209,8 @@ impl Cache {
             for fact in batch {
                 match fact {
                     Fact::Stored(chunk) => {
-                        let (key, id) = (chunk.key.as_bytes(), chunk.id.as_bytes());
-                        chunks.execute(params![key, id, self.prover.chunk(chunk)])?;
+                        let (tag, id) = (self.prover.tag(&chunk.key), chunk.id.as_bytes());
+                        chunks.execute(params![tag, id, self.prover.chunk(chunk)])?;
                     }
                     Fact::Span {
                         disk,
@@ -259,12 +268,13 @@ pub struct CacheReader {
 impl CacheReader {
     /// The id under which the vault has the chunk with this key.
     pub fn chunk(&mut self, key: &ChunkKey) -> Option<ChunkId> {
+        let tag = self.prover.tag(key);
         let found = self
             .connection
-            .prepare_cached("SELECT id, proof FROM chunks WHERE key = ?")
+            .prepare_cached("SELECT id, proof FROM chunks WHERE tag = ?")
             .and_then(|mut statement| {
                 statement
-                    .query_row([key.as_bytes()], |row| Ok((bytes(row, 0)?, bytes(row, 1)?)))
+                    .query_row([tag], |row| Ok((bytes(row, 0)?, bytes(row, 1)?)))
                     .optional()
             });
         let (id, proof): ([u8; 32], [u8; 8]) = self.sound(found)?;
@@ -344,6 +354,14 @@ fn create(path: &Path, scope: &Scope) -> Result<Connection, rusqlite::Error> {
         // What cannot be removed is met again by the statements below.
         let _ = std::fs::remove_file(name);
     }
+    // For its owner only; SQLite gives its other files the same mode. A failure here is met
+    // again by SQLite, which says more.
+    let _ = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path);
     let mut connection = connect(path)?;
     let transaction = connection.transaction()?;
     transaction.execute_batch(SCHEMA)?;

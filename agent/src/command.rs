@@ -239,7 +239,7 @@ fn warn_if_clocks_differ(ahead: i64) {
 /// Leaves processor and disk to the server's own work: the kernel takes the priority of I/O
 /// from the niceness too (ioprio_set(2)). Threads started later inherit it.
 fn yield_to_others() {
-    if let Err(error) = rustix::process::setpriority_process(None, 10) {
+    if let Err(error) = rustix::process::setpriority_process(None, 5) {
         tracing::debug!("priority unchanged: {error}");
     }
 }

@@ -56,9 +56,11 @@ pub trait Link: Clone + Send + Sync + 'static {
     fn vault(&self) -> (VaultId, u64);
     /// Which of `ids` the vault has: one bit each, lowest first.
     fn have(&self, ids: Vec<ChunkId>) -> impl Future<Output = Result<Vec<u8>, ClientError>> + Send;
-    /// Stores chunks; they are on stable storage when this returns.
-    fn put(&self, chunks: Vec<SealedChunk>)
-    -> impl Future<Output = Result<(), ClientError>> + Send;
+    /// Stores chunks; they are on stable storage when this returns. Bytes added to the vault.
+    fn put(
+        &self,
+        chunks: Vec<SealedChunk>,
+    ) -> impl Future<Output = Result<u64, ClientError>> + Send;
     /// Makes the upload a recovery point.
     fn commit(
         &self,
@@ -121,8 +123,8 @@ impl Link for VaultLink {
         self.connection.have(self.session, ids).await
     }
 
-    async fn put(&self, chunks: Vec<SealedChunk>) -> Result<(), ClientError> {
-        self.connection.put(self.session, &chunks).await.map(drop)
+    async fn put(&self, chunks: Vec<SealedChunk>) -> Result<u64, ClientError> {
+        self.connection.put(self.session, &chunks).await
     }
 
     async fn commit(&self, manifest: SealedManifest) -> Result<Committed, ClientError> {
@@ -187,11 +189,15 @@ pub struct Uplink<'a, D: Dial> {
     link: D::Link,
     vault: (VaultId, u64),
     patience: Patience,
+    /// Bytes added to the vault in this link's session, and in those of lost ones: a commit
+    /// tells only of its own session.
+    added: u64,
+    added_before: u64,
 }
 
 enum Answer {
     Known(Vec<u8>),
-    Stored,
+    Stored(u64),
 }
 
 /// What is remembered of a chunk until it is durable.
@@ -210,6 +216,8 @@ impl<'a, D: Dial> Uplink<'a, D> {
             link,
             vault,
             patience,
+            added: 0,
+            added_before: 0,
         }
     }
 
@@ -260,7 +268,10 @@ impl<'a, D: Dial> Uplink<'a, D> {
                     let Ok((batch, result)) = done else { continue };
                     match result {
                         Ok(Answer::Known(bits)) => upload.handle_known(batch, &bits)?,
-                        Ok(Answer::Stored) => upload.handle_stored(batch)?,
+                        Ok(Answer::Stored(added)) => {
+                            self.added += added;
+                            upload.handle_stored(batch)?;
+                        }
                         Err(error) if error.is_transient() => {
                             tracing::warn!("{error}; connecting again");
                             under_way.shutdown().await;
@@ -291,8 +302,7 @@ impl<'a, D: Dial> Uplink<'a, D> {
                         pending.put = true;
                     }
                 }
-                under_way
-                    .spawn(async move { (batch, link.put(chunks).await.map(|()| Answer::Stored)) });
+                under_way.spawn(async move { (batch, link.put(chunks).await.map(Answer::Stored)) });
             }
         }
     }
@@ -300,11 +310,16 @@ impl<'a, D: Dial> Uplink<'a, D> {
     /// Makes the upload a recovery point. When the connection breaks before the answer, the
     /// same manifest is committed again: it names its point, so that it cannot become two.
     pub async fn commit(&mut self, manifest: &SealedManifest) -> Result<Committed, UplinkError> {
+        // A second answer may be of a new session, which added only the manifest.
+        let (before, last) = (self.added_before, self.added);
         loop {
             match self.link.commit(manifest.clone()).await {
                 Err(error) if error.is_transient() => {
                     tracing::warn!("{error}; connecting again");
                     self.reconnect().await?;
+                }
+                Ok(Committed::Stored(stored)) => {
+                    return Ok(Committed::Stored(before + stored.max(last)));
                 }
                 other => return Ok(other?),
             }
@@ -318,6 +333,7 @@ impl<'a, D: Dial> Uplink<'a, D> {
 
     async fn reconnect(&mut self) -> Result<(), UplinkError> {
         self.link = connect(self.dial, self.patience).await?;
+        self.added_before += std::mem::take(&mut self.added);
         if self.link.vault() == self.vault {
             Ok(())
         } else {

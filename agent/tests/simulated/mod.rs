@@ -220,7 +220,7 @@ impl Link for SimulatedLink {
         Ok(bits)
     }
 
-    async fn put(&self, chunks: Vec<SealedChunk>) -> Result<(), ClientError> {
+    async fn put(&self, chunks: Vec<SealedChunk>) -> Result<u64, ClientError> {
         tokio::task::yield_now().await;
         let mut state = self.vault.state();
         state.puts += 1;
@@ -244,7 +244,7 @@ impl Link for SimulatedLink {
             }
             state.chunks.insert(chunk.id(), chunk.into());
         }
-        if served { Ok(()) } else { Err(broken()) }
+        if served { Ok(0) } else { Err(broken()) }
     }
 
     async fn commit(&self, manifest: SealedManifest) -> Result<Committed, ClientError> {
