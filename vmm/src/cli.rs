@@ -115,7 +115,8 @@ pub struct RunArgs {
 
     /// Where the serial console goes: file=PATH (appended), socket=PATH or stdio
     ///
-    /// May be given several times. Input comes from the socket's clients and from stdio.
+    /// May be given several times. Input comes from the socket's clients and from stdio,
+    /// where Ctrl-] stops the machine.
     #[arg(long, value_name = "CONSOLE")]
     pub console: Vec<ConsoleOption>,
 

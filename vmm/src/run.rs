@@ -11,7 +11,7 @@ use crate::devices::power::Power;
 use crate::error::Failure;
 use crate::events::{Event, Notifier};
 use crate::gate::Order;
-use crate::machine::{self, Config, Cpus, Machine, Running};
+use crate::machine::{Config, Cpus, Machine, Running};
 use crate::options::OnReset;
 use crate::uuid::Uuid;
 use crate::{probe, stop_signals, vcpu};
@@ -136,6 +136,13 @@ struct Handles {
     quirks: bool,
 }
 
+impl Handles {
+    fn press_button(&self) -> bool {
+        let mut power = self.power.lock().unwrap_or_else(PoisonError::into_inner);
+        power.press_button()
+    }
+}
+
 fn lock(operated: &Mutex<Operated>) -> std::sync::MutexGuard<'_, Operated> {
     operated.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -222,7 +229,7 @@ impl Controlled for Operated {
                 return refuse("the machine is paused", "resume it first");
             }
             (Command::PowerButton, _) => {
-                if !machine::lock_power(&handles.power).press_button() {
+                if !handles.press_button() {
                     return refuse(
                         "the guest does not listen to its power button (yet)",
                         "ask again when it has booted, or use stop",

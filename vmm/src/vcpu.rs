@@ -38,6 +38,19 @@ pub struct Vcpu {
 /// A running vCPU thread.
 pub struct VcpuThread(JoinHandle<()>);
 
+/// The last act of a vCPU thread, also of one that panics.
+struct Leaving(Arc<Gate>, Notifier);
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.1
+                .tell(Event::Failed("a vCPU thread panicked".to_owned()));
+        }
+        self.0.leave();
+    }
+}
+
 /// What an entry into the guest ended with, once devices have been served.
 enum Outcome {
     Continue,
@@ -52,8 +65,10 @@ impl Vcpu {
         std::thread::Builder::new()
             .name(format!("vcpu{}", self.index))
             .spawn(move || {
-                self.run(&gate);
-                gate.leave();
+                let leaving = Leaving(gate, self.notifier.clone());
+                self.run(&leaving.0);
+                // Whoever waits for the thread's leave finds its devices released.
+                drop(self);
             })
             .map(VcpuThread)
     }

@@ -107,7 +107,7 @@ fn cpio_len(data: &[u8]) -> Option<usize> {
         let (file_size, name_size) = (field(6)?, field(11)?);
         let name_at = at + HEADER;
         let name = data.get(name_at..name_at.checked_add(name_size)?)?;
-        let body = (name_at + name_size).next_multiple_of(4);
+        let body = (name_at + name.len()).next_multiple_of(4);
         at = body.checked_add(file_size)?.checked_next_multiple_of(4)?;
         if name.starts_with(b"TRAILER!!!\0") {
             return Some(at.min(data.len()));

@@ -85,3 +85,21 @@ fn files_follow_each_other_on_four_byte_borders() {
     }
     assert_eq!(join(&paths, false).unwrap(), b"12345\0\0\x0012345\0\0\0");
 }
+
+proptest::proptest! {
+    #[test]
+    fn no_content_panics(
+        magic in proptest::sample::select(vec![
+            &b"070701"[..], b"\x1f\x8b\x08", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd",
+            b"\x02\x21\x4c\x18", b"\x5d\0\0", b"",
+        ]),
+        rest in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300),
+    ) {
+        let _ = joined(&[magic, &rest]);
+    }
+
+    #[test]
+    fn no_cpio_header_panics(digits in "[0-9a-fA-F]{104}", rest in "[ -~]{0,64}") {
+        let _ = joined(&[b"070701", digits.as_bytes(), rest.as_bytes()]);
+    }
+}

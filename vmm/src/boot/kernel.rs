@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 
 use linux_loader::loader::bootparam::setup_header;
 use linux_loader::loader::{BzImage, Elf, KernelLoader};
-use vm_memory::{Address, GuestAddress};
+use vm_memory::{Address, GuestAddress, GuestMemoryBackend};
 
 use super::layout;
 use super::unpack::{Packing, UnpackError, unpack};
-use crate::memory::GuestMemory;
+use crate::memory::{GuestMemory, LOW_RAM_END};
 
 /// Offset of the setup header in a bzImage.
 const HEADER_AT: usize = 0x1f1;
@@ -74,6 +74,14 @@ pub enum KernelError {
         #[source]
         source: UnpackError,
     },
+    /// What it needs to start in reaches beyond the guest's memory.
+    #[error("the kernel {path} needs memory up to {needed_mib} MiB")]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Where its needs end, in MiB.
+        needed_mib: u64,
+    },
     /// It does not fit the guest's memory, or its headers contradict each other.
     #[error("cannot load {path} into the guest's memory")]
     Load {
@@ -95,9 +103,27 @@ pub fn load(
         path: path.to_owned(),
         source,
     })?;
-    if image.starts_with(b"\x7fELF") {
-        return load_elf(memory, path, image, None);
+    let kernel = if image.starts_with(b"\x7fELF") {
+        load_elf(memory, path, image, None)?
+    } else {
+        load_packed(memory, path, image, unpack_on_host)?
+    };
+    let last = kernel.end.saturating_sub(1);
+    if kernel.end > LOW_RAM_END || !memory.address_in_range(GuestAddress(last)) {
+        return Err(KernelError::TooLarge {
+            path: path.to_owned(),
+            needed_mib: kernel.end.div_ceil(1 << 20),
+        });
     }
+    Ok(kernel)
+}
+
+fn load_packed(
+    memory: &GuestMemory,
+    path: &Path,
+    image: Vec<u8>,
+    unpack_on_host: bool,
+) -> Result<LoadedKernel, KernelError> {
     let header = parse_header(&image).ok_or_else(|| KernelError::UnknownFormat(path.to_owned()))?;
     if header.version < 0x20c || header.xloadflags & XLF_KERNEL_64 == 0 {
         return Err(KernelError::No64BitEntry {
@@ -206,7 +232,9 @@ fn load_bzimage(
     Ok(LoadedKernel {
         entry: loaded.kernel_load.unchecked_add(ENTRY_64),
         // init_size covers the unpacked kernel and the room it unpacks itself in.
-        end: loaded.kernel_end.max(start + u64::from(header.init_size)),
+        end: loaded
+            .kernel_end
+            .max(start.saturating_add(u64::from(header.init_size))),
         header,
     })
 }

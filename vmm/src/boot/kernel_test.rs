@@ -118,4 +118,31 @@ fn broken_kernels_are_refused_with_the_reason() {
     let mut far = elf();
     far[64 + 24..64 + 32].copy_from_slice(&(1_u64 << 40).to_le_bytes());
     assert!(matches!(refused(&far, false), KernelError::Load { .. }));
+    let mut hungry = elf();
+    hungry[64 + 40..64 + 48].copy_from_slice(&u64::MAX.wrapping_sub(LOAD_AT).to_le_bytes());
+    assert!(matches!(
+        refused(&hungry, false),
+        KernelError::TooLarge { .. }
+    ));
+    let mut nowhere = bzimage(&packed);
+    nowhere[0x258..0x260].copy_from_slice(&u64::MAX.to_le_bytes());
+    assert!(load_bytes(&nowhere, false).1.is_err());
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn no_damage_to_a_header_panics(
+        bzip in proptest::prelude::any::<bool>(),
+        at in 0_usize..0x270,
+        bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 1..16),
+        unpack in proptest::prelude::any::<bool>(),
+    ) {
+        let mut image = if bzip { bzimage(&zstd::encode_all(&elf()[..], 1).unwrap()) } else { elf() };
+        let at = at.min(image.len() - 1);
+        let end = (at + bytes.len()).min(image.len());
+        image[at..end].copy_from_slice(&bytes[..end - at]);
+        let _ = load_bytes(&image, unpack).1;
+    }
 }

@@ -16,6 +16,7 @@ use vmm_sys_util::terminal::Terminal;
 use super::serial::{self, SharedSerial};
 use crate::options::ConsoleOption;
 use crate::socket_file::SocketFile;
+use crate::stop_signals;
 
 /// How much past output a new client of a socket is shown, in bytes.
 const BACKLOG: usize = 64 << 10;
@@ -164,7 +165,9 @@ impl Consoles {
         }
         // Not a terminal: input still works, and there is no mode to change.
         let raw = io::stdin().lock().set_raw_mode().is_ok();
-        spawn("console-stdin", move || pump(io::stdin(), &current))?;
+        spawn("console-stdin", move || {
+            pump(WithEscape(io::stdin(), raw), &current);
+        })?;
         Ok(TerminalGuard(raw))
     }
 }
@@ -205,6 +208,23 @@ fn admit(client: UnixStream, spectators: &Arc<Mutex<Spectators>>, current: &Curr
     let current = current.clone();
     if let Err(error) = spawn("console-client", move || pump(client, &current)) {
         tracing::warn!(%error, "a console client cannot type");
+    }
+}
+
+/// A terminal whose every key goes to the guest but the one that stops the machine: in raw
+/// mode the terminal itself makes no signals.
+struct WithEscape<R>(R, bool);
+
+/// Ctrl-], as in telnet and virsh.
+const ESCAPE: u8 = 0x1d;
+
+impl<R: Read> Read for WithEscape<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.0.read(buffer)?;
+        if self.1 && buffer[..n].contains(&ESCAPE) {
+            stop_signals::send();
+        }
+        Ok(n)
     }
 }
 
