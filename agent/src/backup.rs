@@ -21,7 +21,7 @@ use crate::disk::Disk;
 use crate::pipeline::{Counters, Imaged, Pipeline, PipelineError};
 use crate::report::BackupReport;
 use crate::seal::UnderWay;
-use crate::uplink::{Committed, Dial, Link, Patience, Uplink, UplinkError, connect};
+use crate::uplink::{Committed, Dial, Link, Patience, Uplink, UplinkError};
 
 /// Sealed chunks between the workers and the uplink: at most 16 MiB.
 const OFFERS: usize = 64;
@@ -64,7 +64,9 @@ impl BackupRun {
     /// and the run made again, once: a missing node hides what is missing below it, so that
     /// forgetting only what the vault names might not be enough.
     pub async fn run<D: Dial>(mut self, dial: &D) -> Result<(BackupReport, D::Link), AgentError> {
-        let link = connect(dial, self.patience).await?;
+        // A vault that is not there when the run begins is told at once: nothing is lost yet, and
+        // whoever started the run can see to it.
+        let link = dial.dial().await?;
         let mut uplink = Uplink::new(dial, link, self.patience);
         let mut tries = 0;
         loop {

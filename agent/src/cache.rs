@@ -18,6 +18,8 @@
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use relevo_wire::index::ChunkRef;
@@ -134,6 +136,17 @@ pub struct Cache {
     path: PathBuf,
     connection: Connection,
     prover: Prover,
+    /// Somebody found it unreadable: it is removed in the end.
+    damaged: Arc<AtomicBool>,
+}
+
+impl Drop for Cache {
+    fn drop(&mut self) {
+        if self.damaged.load(Ordering::Relaxed) {
+            tracing::warn!("cache {}: removed", self.path.display());
+            remove(&self.path);
+        }
+    }
 }
 
 impl Cache {
@@ -159,6 +172,7 @@ impl Cache {
             path: path.to_path_buf(),
             connection,
             prover: Prover::new(scope, secret),
+            damaged: Arc::default(),
         })
     }
 
@@ -169,7 +183,7 @@ impl Cache {
         Ok(CacheReader {
             connection,
             prover: self.prover.clone(),
-            broken: false,
+            damaged: self.damaged.clone(),
         })
     }
 
@@ -262,7 +276,7 @@ impl Cache {
 pub struct CacheReader {
     connection: Connection,
     prover: Prover,
-    broken: bool,
+    damaged: Arc<AtomicBool>,
 }
 
 impl CacheReader {
@@ -308,7 +322,7 @@ impl CacheReader {
 
     fn sound<T>(&mut self, found: Result<Option<T>, rusqlite::Error>) -> Option<T> {
         found.unwrap_or_else(|error| {
-            if !std::mem::replace(&mut self.broken, true) {
+            if !self.damaged.swap(true, Ordering::Relaxed) {
                 tracing::warn!("cache: {error}; taking as unknown what cannot be read");
             }
             None
@@ -347,13 +361,17 @@ fn open_existing(path: &Path, scope: &Scope) -> Result<Option<Connection>, rusql
     Ok(Some(connection))
 }
 
-fn create(path: &Path, scope: &Scope) -> Result<Connection, rusqlite::Error> {
+fn remove(path: &Path) {
     for suffix in ["", "-wal", "-shm"] {
         let mut name = path.as_os_str().to_owned();
         name.push(suffix);
-        // What cannot be removed is met again by the statements below.
+        // What cannot be removed is met again by whoever opens it.
         let _ = std::fs::remove_file(name);
     }
+}
+
+fn create(path: &Path, scope: &Scope) -> Result<Connection, rusqlite::Error> {
+    remove(path);
     // For its owner only; SQLite gives its other files the same mode. A failure here is met
     // again by SQLite, which says more.
     let _ = OpenOptions::new()
@@ -453,6 +471,13 @@ mod tests {
         assert_eq!(reader.span("sda", 7), None);
         drop((cache, reader));
         std::fs::write(&path, vec![0x5a; 8192]).unwrap();
+        assert_eq!(filled(&path).reader().unwrap().span("sda", 7), None);
+        // Damage that only a lookup meets must not be met again by every later run.
+        let cache = filled(&path);
+        cache.connection.execute_batch("DROP TABLE chunks").unwrap();
+        assert_eq!(cache.reader().unwrap().chunk(&chunk(1).key), None);
+        drop(cache);
+        assert!(!path.exists());
         let cache = Cache::open(&path, &scope(1), &SECRET).unwrap();
         assert_eq!(cache.reader().unwrap().chunk(&chunk(1).key), None);
     }

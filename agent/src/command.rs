@@ -201,7 +201,7 @@ fn run_backup(args: BackupArgs) -> Result<(), AgentError> {
 }
 
 fn run_inventory(args: &InventoryArgs) -> Result<(), AgentError> {
-    let disks = inventory::open_disks(&args.disks)?;
+    let disks = inventory::readable_disks(&args.disks)?;
     let mut found = inventory::of_disks(&disks);
     if let Some(path) = &args.inventory {
         found = inventory::merge(found, path)?;

@@ -169,7 +169,7 @@ impl Default for Patience {
 }
 
 /// Connects, again and again while that may help.
-pub async fn connect<D: Dial>(dial: &D, patience: Patience) -> Result<D::Link, ClientError> {
+async fn connect<D: Dial>(dial: &D, patience: Patience) -> Result<D::Link, ClientError> {
     let (begun, mut pause) = (Instant::now(), patience.first);
     loop {
         match dial.dial().await {

@@ -69,6 +69,20 @@ pub fn open_disks(arguments: &[DiskArgument]) -> Result<Vec<Disk>, AgentError> {
     Ok(arguments.iter().map(Disk::open).collect::<Result<_, _>>()?)
 }
 
+/// As [`open_disks`], but of the local disks those that cannot be read are left out: the rest of
+/// the inventory is worth having. Named ones must be there.
+pub fn readable_disks(arguments: &[DiskArgument]) -> Result<Vec<Disk>, AgentError> {
+    if !arguments.is_empty() {
+        return open_disks(arguments);
+    }
+    let opened = local_disks(Path::new("/")).into_iter().filter_map(|disk| {
+        Disk::open(&disk)
+            .inspect_err(|error| tracing::warn!("{error}; it is left out"))
+            .ok()
+    });
+    Ok(opened.collect())
+}
+
 /// A disk with its partition table and what is in the partitions.
 fn describe(disk: &Disk) -> InventoryDisk {
     let (table, partitions) = partitions::read(disk);
