@@ -14,6 +14,11 @@ const HYPERVISOR: u32 = 1 << 31;
 /// Leaf 1, EDX: EBX holds a count of logical processors.
 const HTT: u32 = 1 << 28;
 
+/// Leaf 0x8000_0001, ECX (AMD APM vol. 3): the processors of leaf 1 are cores.
+const CMP_LEGACY: u32 = 1 << 1;
+/// Leaf 0, EBX: the first four letters of AuthenticAMD and HygonGenuine.
+const AMD_VENDORS: [u32; 2] = [u32::from_le_bytes(*b"Auth"), u32::from_le_bytes(*b"Hygo")];
+
 /// The host's offer, from which each vCPU's answers are made.
 #[derive(Clone)]
 pub struct Template(Vec<kvm_cpuid_entry2>);
@@ -42,18 +47,44 @@ impl Template {
     /// The answers of vCPU number `index` of `count`.
     pub fn for_vcpu(&self, index: u8, count: u8) -> Result<CpuId, kvm_ioctls::Error> {
         let mut entries = self.0.clone();
+        let amd = entries
+            .iter()
+            .any(|e| e.function == 0 && AMD_VENDORS.contains(&e.ebx));
         for entry in &mut entries {
             place(entry, index, count);
+            if amd {
+                place_amd(entry, index, count);
+            }
         }
         // The list came from KVM and did not grow, so it fits.
         CpuId::from_entries(&entries).map_err(|_| kvm_ioctls::Error::new(libc::E2BIG))
     }
 }
 
+/// How many bits of an APIC id tell `count` cores apart.
+fn id_bits(count: u8) -> u32 {
+    u8::BITS - count.saturating_sub(1).leading_zeros()
+}
+
+/// What AMD's processors say of the same topology in leaves of their own (AMD APM vol. 3,
+/// appendix E).
+fn place_amd(entry: &mut kvm_cpuid_entry2, index: u8, count: u8) {
+    match entry.function {
+        0x8000_0001 if count > 1 => entry.ecx |= CMP_LEGACY,
+        0x8000_0001 => entry.ecx &= !CMP_LEGACY,
+        0x8000_0008 => entry.ecx = (id_bits(count) << 12) | u32::from(count.saturating_sub(1)),
+        // Extended APIC id; core of one thread; one node.
+        0x8000_001e => {
+            (entry.eax, entry.ebx, entry.ecx) = (u32::from(index), u32::from(index), 0);
+        }
+        _ => {}
+    }
+}
+
 /// Writes the vCPU's place in the machine into one entry: one socket of `count` cores,
 /// each of one thread.
 fn place(entry: &mut kvm_cpuid_entry2, index: u8, count: u8) {
-    let id_bits = u8::BITS - count.saturating_sub(1).leading_zeros();
+    let id_bits = id_bits(count);
     match entry.function {
         1 => {
             entry.ecx |= HYPERVISOR;

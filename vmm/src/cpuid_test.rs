@@ -45,3 +45,15 @@ fn other_leaves_are_the_hosts() {
     place(&mut seven, 3, 4);
     assert_eq!(seven.ebx, 0x1234);
 }
+
+#[test]
+fn amds_own_leaves_say_the_same() {
+    let mut cores = entry(0x8000_0008, 0);
+    place_amd(&mut cores, 2, 6);
+    assert_eq!(cores.ecx & 0xff, 5, "cores less one");
+    assert_eq!(cores.ecx >> 12, 3, "bits of the id");
+    let mut id = entry(0x8000_001e, 0);
+    id.ecx = 0x300;
+    place_amd(&mut id, 2, 6);
+    assert_eq!((id.eax, id.ebx, id.ecx), (2, 2, 0));
+}
