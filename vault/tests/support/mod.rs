@@ -173,11 +173,27 @@ pub fn image(keys: &OpeningKeys, server: ServerId, seed: u64, spans: u64) -> Ima
         inventory: vec![],
         totals: RunTotals::default(),
     };
+    let manifest = manifest_with_root(keys, &public, SealedRef::node(root));
+    let public = manifest.public().unwrap();
+    Image {
+        chunks,
+        data,
+        manifest,
+        public,
+    }
+}
+
+/// A manifest of one disk with this root.
+pub fn manifest_with_root(
+    keys: &OpeningKeys,
+    public: &PublicManifest,
+    root: SealedRef,
+) -> SealedManifest {
     let body = ManifestBody {
         disks: vec![DiskImage {
             name: "sda".into(),
-            size: spans * relevo_wire::index::SPAN,
-            root: Some(SealedRef::node(root)),
+            size: 1 << 40,
+            root: Some(root),
             sector: 512,
             serial: None,
         }],
@@ -188,14 +204,7 @@ pub fn image(keys: &OpeningKeys, server: ServerId, seed: u64, spans: u64) -> Ima
         started: Timestamp::now(),
         finished: Timestamp::now(),
     };
-    let manifest = SealedManifest::seal(&keys.sealing, public, &body).unwrap();
-    let public = manifest.public().unwrap();
-    Image {
-        chunks,
-        data,
-        manifest,
-        public,
-    }
+    SealedManifest::seal(&keys.sealing, public.clone(), &body).unwrap()
 }
 
 pub fn server_of(enrollment: &Enrollment) -> ServerId {
