@@ -2,7 +2,7 @@
 //!
 //! A worker does all of a span (read, hash, cut, seal), so that its bytes stay in one
 //! processor's cache; only references come back. Workers may run ahead of the slowest by
-//! [`WINDOW`] spans, which bounds what waits to be put in order.
+//! 1024 spans, which bounds what waits to be put in order.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
