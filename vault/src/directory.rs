@@ -197,8 +197,15 @@ impl Directory {
         }
     }
 
-    /// Takes the lock, or says who has it.
+    /// Takes the lock, or says who has it. Waits two seconds, since commands such as `token`
+    /// hold it for a moment when no vault serves.
     pub fn lock(&self) -> Result<Lock, VaultError> {
+        for _ in 0..20 {
+            if let Some(lock) = self.try_lock()? {
+                return Ok(lock);
+            }
+            std::thread::sleep(std::time::Duration::from_millis(100));
+        }
         self.try_lock()?.ok_or_else(|| VaultError::Directory {
             path: self.path.clone(),
             reason: "another relevo-vault uses this directory".into(),

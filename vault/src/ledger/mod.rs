@@ -2,16 +2,16 @@
 //!
 //! Each step is a function here, called in this order by [`Ledger::append`]:
 //!
-//! 1. [`write_entries`](Ledger::write_entries): entries go to the end of the tenant's newest
+//! 1. `write_entries`: entries go to the end of the tenant's newest
 //!    pack, or of new ones.
-//! 2. [`make_durable`](Ledger::make_durable): `fdatasync` of each pack written. (A new pack's
+//! 2. `make_durable`: `fdatasync` of each pack written. (A new pack's
 //!    header and name were made durable when it was begun.)
-//! 3. [`catalogue_entries`](Ledger::catalogue_entries): one transaction, not synced.
+//! 3. `catalogue_entries`: one transaction, not synced.
 //! 4. The caller answers.
 //!
 //! What a crash leaves, and why nothing answered is lost:
 //! * before 2: perhaps entries, whole or torn, that nobody was told of. Whole ones are taken
-//!   in (and synced) by [`catch_up`](Ledger::catch_up), torn ones cut off or covered.
+//!   in (and synced) by `catch_up`, torn ones cut off or covered.
 //! * between 2 and 3, or when the unsynced transaction is lost: entries beyond the offset that
 //!   the catalogue records. `catch_up` takes them in.
 //!

@@ -1,8 +1,8 @@
 //! The network side: QUIC connections in, requests to [`crate::ingest`], answers out.
 //!
 //! Memory of one connection is bounded by its windows ([`relevo_wire::client::transport`]), by
-//! [`PUTS`] puts of [`PUT_PIECE`] bytes buffered and one such piece with the writer, and by
-//! [`GETS`] answers of [`READ_AHEAD`] MiB read ahead. Whatever a peer sends, the worst that
+//! `PUTS` puts of `PUT_PIECE` bytes buffered and one such piece with the writer, and by
+//! `GETS` answers of `READ_AHEAD` MiB read ahead. Whatever a peer sends, the worst that
 //! follows is a refusal and a line in the log.
 
 mod stream;
