@@ -318,7 +318,11 @@ fn live_and_crash(seed: u64) {
             }
         }
         drop(vault);
-        world.disk.crash();
+        // A killed process leaves bytes that only the next power cut takes away.
+        match world.dice.once_in(2) {
+            true => world.disk.kill(),
+            false => world.disk.crash(),
+        }
         fresh = world.age_catalogue();
     }
 }

@@ -129,6 +129,14 @@ impl SimulatedDisk {
         state.countdown = None;
     }
 
+    /// The process dies and the machine lives: what was written is still shown, though not
+    /// durable.
+    pub(crate) fn kill(&self) {
+        let mut state = self.state();
+        state.down = false;
+        state.countdown = None;
+    }
+
     /// Changes one bit of what is durable; which byte of which pack.
     pub(crate) fn flip_bit(&self) -> Option<(PackId, u64)> {
         let mut state = self.state();
