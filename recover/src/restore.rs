@@ -25,6 +25,9 @@ use crate::image::store::{Reason, open};
 /// Spans fetched at once: 16 × 4 MiB fill a line of 1 Gbit/s and 150 ms.
 const IN_FLIGHT: usize = 16;
 
+/// What file systems allocate by, in bytes.
+const BLOCK: usize = 4096;
+
 /// What a restore wrote.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Restored {
@@ -253,7 +256,29 @@ impl Target {
         })
     }
 
+    /// Writes data. Where holes read as zeros anyway, blocks of zeros within a chunk stay
+    /// holes too: a restored file takes no more room than its source.
     fn write(&self, at: u64, bytes: &[u8]) -> Result<(), Failure> {
+        if !self.blank {
+            return self.write_all(at, bytes);
+        }
+        // Runs of blocks that hold something, each written at once.
+        let mut run = 0..0;
+        while run.end < bytes.len() {
+            let to_boundary = BLOCK - ((at + run.end as u64) % BLOCK as u64) as usize;
+            let end = bytes.len().min(run.end + to_boundary);
+            if bytes[run.end..end].iter().all(|&byte| byte == 0) {
+                self.write_all(at + run.start as u64, &bytes[run.clone()])?;
+                run = end..end;
+            } else {
+                run.end = end;
+            }
+        }
+        self.write_all(at + run.start as u64, &bytes[run])?;
+        Ok(())
+    }
+
+    fn write_all(&self, at: u64, bytes: &[u8]) -> Result<(), Failure> {
         self.file
             .write_all_at(bytes, at)
             .map_err(|e| Failure::io(&self.path, &e))
@@ -311,6 +336,26 @@ mod tests {
         let target = Target::open(&path, 4096, true).unwrap();
         target.zero(0, 4096).unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), vec![0; 4096]);
+    }
+
+    #[test]
+    fn zeros_within_a_chunk_stay_holes_and_data_stays_in_its_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("disk.raw");
+        let target = Target::open(&path, 1 << 20, false).unwrap();
+        let mut chunk = vec![0; 200_000];
+        chunk[0] = 1;
+        chunk[50_000] = 2;
+        chunk[199_999] = 3;
+        target.write(1234, &chunk).unwrap();
+        target.finish().unwrap();
+        let mut expected = vec![0; 1 << 20];
+        expected[1234..1234 + chunk.len()].copy_from_slice(&chunk);
+        assert!(std::fs::read(&path).unwrap() == expected);
+        assert_eq!(
+            std::fs::metadata(&path).unwrap().blocks() * 512,
+            3 * BLOCK as u64
+        );
     }
 
     #[test]

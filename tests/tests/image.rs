@@ -56,7 +56,8 @@ fn a_second_image_costs_what_changed() {
         .unwrap_or_else(|e| panic!("{e}"));
     noise(&file, 100 * MIB + 4096, 4096, 99);
     let changed = lab.backup("db1", &disk);
-    assert_eq!(bytes(&changed, "changed_bytes"), 4 * MIB, "one span");
+    let amount = bytes(&changed, "changed_bytes");
+    assert!((4096..=4 * MIB).contains(&amount), "one block changed, not {amount} bytes");
     assert!(bytes(&changed, "sent_bytes") < MIB, "{changed}");
     assert_eq!(sha256(&lab.restore("db1")), sha256(&disk));
 
