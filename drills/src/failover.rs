@@ -27,11 +27,14 @@ const CONSOLE_TAIL: usize = 60;
 /// Checks what only recovery can judge: the recovery points that a plan names.
 pub fn check(plan: &Plan, shown: &str) -> Result<(), Failure> {
     for server in &plan.servers {
-        server.point.parse::<PointSelector>().map_err(|e| PlanError {
-            plan: shown.to_owned(),
-            problem: format!("`point` of {}: {e}", server.server),
-            remedy: "leave `point` out for the latest".into(),
-        })?;
+        server
+            .point
+            .parse::<PointSelector>()
+            .map_err(|e| PlanError {
+                plan: shown.to_owned(),
+                problem: format!("`point` of {}: {e}", server.server),
+                remedy: "leave `point` out for the latest".into(),
+            })?;
     }
     Ok(())
 }
@@ -50,8 +53,11 @@ impl Failover {
         if !host.kvm {
             let reason = host.reason.unwrap_or_else(|| "there is no KVM".into());
             return Err(Failure::no_kvm(
-                format!("a drill boots the server, and this host cannot run virtual machines: {reason}"),
-                host.remedy.unwrap_or_else(|| "hold the drill on a host with KVM".into()),
+                format!(
+                    "a drill boots the server, and this host cannot run virtual machines: {reason}"
+                ),
+                host.remedy
+                    .unwrap_or_else(|| "hold the drill on a host with KVM".into()),
             ));
         }
         Ok(Self {
@@ -61,7 +67,10 @@ impl Failover {
     }
 
     /// Refuses to rehearse what really runs here, or is being started.
-    fn refuse_beside_failover(&self, is_meant: impl Fn(&str, &str) -> bool) -> Result<(), StartError> {
+    fn refuse_beside_failover(
+        &self,
+        is_meant: impl Fn(&str, &str) -> bool,
+    ) -> Result<(), StartError> {
         let refuse = |name: &str, how: &str| {
             StartError::Refused(Failure::refused(
                 format!("{name} {how} at this site, and a drill must not stand in its way"),
@@ -263,7 +272,13 @@ fn facts(plan: &ServerPlan, server: &failover::RunningServer) -> ServerFacts {
         namespace: server.namespace().map(Path::to_path_buf),
         addresses: match plan.address {
             Some(own) => std::iter::once(own.address.into())
-                .chain(record.addresses.iter().copied().filter(|other| *other != own.address))
+                .chain(
+                    record
+                        .addresses
+                        .iter()
+                        .copied()
+                        .filter(|other| *other != own.address),
+                )
                 .collect(),
             None => record.addresses.clone(),
         },
@@ -287,6 +302,8 @@ impl RunningServer for Rehearsed {
 
     fn stop(&mut self) -> Result<(), Vec<String>> {
         // The plug is pulled: what the server wrote is thrown away in any case.
-        self.server.stop(None, true).map_err(|failure| vec![failure.cause])
+        self.server
+            .stop(None, true)
+            .map_err(|failure| vec![failure.cause])
     }
 }

@@ -65,7 +65,10 @@ impl Default for Interruption {
 
 impl Interruption {
     fn lock(&self) -> MutexGuard<'_, Option<Signal>> {
-        self.shared.raised.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared
+            .raised
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Asks everything to stop. The first signal is the one remembered.
@@ -115,7 +118,12 @@ impl Interruption {
     /// Ends when the drill is to stop.
     pub async fn interrupted(&self) {
         // The sender lives in `self`, so that the only way out is the raised flag.
-        let _ = self.shared.watch.subscribe().wait_for(|raised| *raised).await;
+        let _ = self
+            .shared
+            .watch
+            .subscribe()
+            .wait_for(|raised| *raised)
+            .await;
     }
 
     /// Raises the flag at SIGINT, SIGTERM and SIGHUP from now on.

@@ -91,15 +91,21 @@ impl Ledger {
         let failed = |e| Failure::io(dir.display(), &e);
         fs::create_dir(&dir).map_err(failed)?;
         let entry = Entry {
-            namespaces: (0..servers).map(|n| format!("relevo-drill-{id}-{n}")).collect(),
+            namespaces: (0..servers)
+                .map(|n| format!("relevo-drill-{id}-{n}"))
+                .collect(),
             id,
             name: name.to_owned(),
             started: Timestamp::now(),
         };
         let lock = open_lock(&dir.join("lock")).map_err(failed)?;
         lock.lock().map_err(failed)?;
-        let text = toml::to_string(&entry)
-            .map_err(|e| Failure::error(format!("the ledger cannot be written: {e}"), "report this as a bug"))?;
+        let text = toml::to_string(&entry).map_err(|e| {
+            Failure::error(
+                format!("the ledger cannot be written: {e}"),
+                "report this as a bug",
+            )
+        })?;
         fs::write(dir.join("drill.toml"), text).map_err(failed)?;
         drop(guard);
         Ok(HeldDrill {
@@ -192,13 +198,19 @@ mod tests {
         drop(dead);
         let cleaned = ledger.clean().unwrap();
         assert_eq!(cleaned.len(), 1);
-        assert_eq!((cleaned[0].id.clone(), cleaned[0].name.as_deref()), (id, Some("dead")));
+        assert_eq!(
+            (cleaned[0].id.clone(), cleaned[0].name.as_deref()),
+            (id, Some("dead"))
+        );
         assert!(cleaned[0].left_behind.is_empty(), "{cleaned:?}");
         assert!(!run.exists());
         assert!(living.run_dir(0).unwrap().exists());
         assert!(ledger.clean().unwrap().is_empty());
         assert!(living.remove().left.is_empty());
-        assert_eq!(fs::read_dir(state.path().join("drills")).unwrap().count(), 1);
+        assert_eq!(
+            fs::read_dir(state.path().join("drills")).unwrap().count(),
+            1
+        );
     }
 
     /// Guards: a drill that died between two writes is removed as well.

@@ -49,13 +49,18 @@ pub fn remove(dir: &Path, prefix: &str) -> Removed {
     match fs::remove_dir_all(dir) {
         Ok(()) => out.removed.push(format!("directory {}", dir.display())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => out.left.push(format!("directory {}: {error}", dir.display())),
+        Err(error) => out
+            .left
+            .push(format!("directory {}: {error}", dir.display())),
     }
     out
 }
 
 fn file_name(path: &Path) -> String {
-    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    path.file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
 }
 
 fn namespaces(prefix: &str) -> Vec<PathBuf> {
@@ -77,7 +82,10 @@ fn delete_namespace(path: &Path) -> io::Result<()> {
 }
 
 fn kill_all(dir: &Path, namespaces: &[PathBuf], out: &mut Removed) {
-    let inside: BTreeSet<_> = namespaces.iter().filter_map(|path| identity(path)).collect();
+    let inside: BTreeSet<_> = namespaces
+        .iter()
+        .filter_map(|path| identity(path))
+        .collect();
     for _ in 0..ROUNDS {
         let found = processes(dir, &inside);
         if found.is_empty() {
@@ -86,8 +94,12 @@ fn kill_all(dir: &Path, namespaces: &[PathBuf], out: &mut Removed) {
         for pid in found {
             // The process is held by a descriptor before it is looked at again, so that a number
             // that has passed to a stranger meanwhile is never killed.
-            let Some(raw) = Pid::from_raw(pid) else { continue };
-            let Ok(held) = pidfd_open(raw, PidfdFlags::empty()) else { continue };
+            let Some(raw) = Pid::from_raw(pid) else {
+                continue;
+            };
+            let Ok(held) = pidfd_open(raw, PidfdFlags::empty()) else {
+                continue;
+            };
             if !belongs(pid, dir, &inside) {
                 continue;
             }
@@ -130,15 +142,19 @@ fn belongs(pid: i32, dir: &Path, inside: &BTreeSet<(u64, u64)>) -> bool {
     // The slash keeps a directory from being taken for another that begins with its name.
     wanted.push(b'/');
     fs::read(proc.join("cmdline")).is_ok_and(|line| {
-        line.split(|byte| *byte == 0)
-            .any(|argument| argument.windows(wanted.len()).any(|part| part == wanted) || argument == dir.as_os_str().as_bytes())
+        line.split(|byte| *byte == 0).any(|argument| {
+            argument.windows(wanted.len()).any(|part| part == wanted)
+                || argument == dir.as_os_str().as_bytes()
+        })
     })
 }
 
 /// Zombies hold nothing any more; their parent will collect them.
 fn is_zombie(pid: i32) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/stat"))
-        .is_ok_and(|stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('Z')))
+    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
+        stat.rsplit_once(") ")
+            .is_some_and(|(_, rest)| rest.starts_with('Z'))
+    })
 }
 
 fn command_name(pid: i32) -> String {

@@ -48,14 +48,21 @@ mod tests {
         let (end, until_end) = std::sync::mpsc::channel::<()>();
         let holder = std::thread::spawn(move || {
             let made = nix::sched::unshare(CloneFlags::CLONE_NEWNET);
-            let path = PathBuf::from(format!("/proc/{}/task/{}/ns/net", std::process::id(), nix::unistd::gettid()));
+            let path = PathBuf::from(format!(
+                "/proc/{}/task/{}/ns/net",
+                std::process::id(),
+                nix::unistd::gettid()
+            ));
             tell.send(made.map(|()| path)).unwrap();
             let _ = until_end.recv();
         });
         match hear.recv().unwrap() {
             Ok(path) => {
                 let inside = spawn_in(Some(&path), connects).unwrap();
-                assert!(!inside.join().unwrap().unwrap(), "reached a listener outside");
+                assert!(
+                    !inside.join().unwrap().unwrap(),
+                    "reached a listener outside"
+                );
             }
             Err(error) => eprintln!("skipped: no new network namespace here ({error})"),
         }

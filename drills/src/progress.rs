@@ -45,7 +45,11 @@ impl Terminal {
     }
 
     fn line(&self, sign: &str, what: &str) {
-        let line = format!("{:>9}  {sign} {}", in_words(self.started.elapsed()), plain(what));
+        let line = format!(
+            "{:>9}  {sign} {}",
+            in_words(self.started.elapsed()),
+            plain(what)
+        );
         match &self.bar {
             Some(bar) => bar.suspend(|| write_line(&line)),
             None => write_line(&line),

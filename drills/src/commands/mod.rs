@@ -20,7 +20,12 @@ pub fn execute(command: &Command) -> Result<Exit, Failure> {
         Command::Clean(options) => clean(options),
         Command::Completions { shell } => {
             let mut script = Vec::new();
-            clap_complete::generate(*shell, &mut CommandLine::command(), "relevo-drills", &mut script);
+            clap_complete::generate(
+                *shell,
+                &mut CommandLine::command(),
+                "relevo-drills",
+                &mut script,
+            );
             print_bytes(&script)
         }
         Command::Man => {
@@ -51,7 +56,12 @@ fn print_bytes(bytes: &[u8]) -> Result<Exit, Failure> {
 fn json(value: &impl Serialize) -> Result<String, Failure> {
     serde_json::to_string_pretty(value)
         .map(|text| text + "\n")
-        .map_err(|e| Failure::error(format!("the result cannot be encoded: {e}"), "report this as a bug"))
+        .map_err(|e| {
+            Failure::error(
+                format!("the result cannot be encoded: {e}"),
+                "report this as a bug",
+            )
+        })
 }
 
 /// What `check --json` prints.
@@ -84,11 +94,22 @@ fn check(options: &Check) -> Result<Exit, Failure> {
     if options.json {
         return print(&json(&facts(&plan))?);
     }
-    let mut out = format!("{}: a valid plan of drill {}\n", options.plan.display(), plan.name);
+    let mut out = format!(
+        "{}: a valid plan of drill {}\n",
+        options.plan.display(),
+        plan.name
+    );
     for server in &plan.servers {
-        out.push_str(&format!("  starts {} at its point {}\n", server.server, server.point));
+        out.push_str(&format!(
+            "  starts {} at its point {}\n",
+            server.server, server.point
+        ));
         for check in &server.checks {
-            let required = if check.required { "" } else { " (not required)" };
+            let required = if check.required {
+                ""
+            } else {
+                " (not required)"
+            };
             out.push_str(&format!(
                 "    waits up to {} for {}{required}\n",
                 in_words(check.timeout),
@@ -96,12 +117,20 @@ fn check(options: &Check) -> Result<Exit, Failure> {
             ));
         }
     }
-    out.push_str(&format!("  is given up after {}\n", in_words(plan.time_limit)));
+    out.push_str(&format!(
+        "  is given up after {}\n",
+        in_words(plan.time_limit)
+    ));
     print(&out)
 }
 
 fn facts(plan: &Plan) -> PlanFacts<'_> {
-    let check = |check: &'_ crate::plan::Check| (check.kind.expectation(), crate::report::millis(check.timeout));
+    let check = |check: &'_ crate::plan::Check| {
+        (
+            check.kind.expectation(),
+            crate::report::millis(check.timeout),
+        )
+    };
     PlanFacts {
         name: &plan.name,
         time_limit_ms: crate::report::millis(plan.time_limit),

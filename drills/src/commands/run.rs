@@ -55,7 +55,10 @@ pub(super) fn run(options: &Run) -> Result<Exit, Failure> {
     } else {
         let mut closing = report::summary(&report);
         if written.is_ok() {
-            closing.push_str(&format!("  report   {}\n", dir.join("report.html").display()));
+            closing.push_str(&format!(
+                "  report   {}\n",
+                dir.join("report.html").display()
+            ));
         }
         print(&closing)?;
     }
@@ -66,7 +69,11 @@ pub(super) fn run(options: &Run) -> Result<Exit, Failure> {
 fn report_dir(options: &Run, report: &Report) -> PathBuf {
     options.report.clone().unwrap_or_else(|| {
         let seconds = report.started.to_string();
-        let seconds = seconds.split('.').next().unwrap_or_default().replace(':', "");
+        let seconds = seconds
+            .split('.')
+            .next()
+            .unwrap_or_default()
+            .replace(':', "");
         options
             .state
             .join("reports")

@@ -104,7 +104,11 @@ pub fn tail(path: &Path, lines: usize) -> Vec<String> {
     let mut last = VecDeque::new();
     let bytes = read().unwrap_or_default();
     let finished = bytes.iter().filter_map(|byte| text.push(*byte));
-    for line in finished.collect::<Vec<_>>().into_iter().chain(text.unfinished()) {
+    for line in finished
+        .collect::<Vec<_>>()
+        .into_iter()
+        .chain(text.unfinished())
+    {
         if line.trim().is_empty() {
             continue;
         }
@@ -196,9 +200,15 @@ mod tests {
 
     #[test]
     fn colours_and_control_characters_vanish() {
-        assert_eq!(lines(b"[\x1b[0;32m  OK  \x1b[0m] Started\r\nnext"), ["[  OK  ] Started", "next"]);
+        assert_eq!(
+            lines(b"[\x1b[0;32m  OK  \x1b[0m] Started\r\nnext"),
+            ["[  OK  ] Started", "next"]
+        );
         assert_eq!(lines(b"\x1b]0;title\x07shell\x1b(B$\n"), ["shell$"]);
-        assert_eq!(lines(b"\x1b[31\nafter a cut sequence"), ["after a cut sequence"]);
+        assert_eq!(
+            lines(b"\x1b[31\nafter a cut sequence"),
+            ["after a cut sequence"]
+        );
         assert_eq!(lines(b"\0\x01a\x7fb\tc\n\n \n"), ["ab c"]);
         assert_eq!(lines(&[0xff, 0xfe, b'\n']), ["\u{fffd}\u{fffd}"]);
     }
@@ -209,7 +219,10 @@ mod tests {
         let path = dir.path().join("console");
         let pattern = Regex::new("demo login: $").unwrap();
         let mut reader = ConsoleReader::new(&path);
-        assert!(!attempt(&mut reader, &pattern).holds, "there is no file yet");
+        assert!(
+            !attempt(&mut reader, &pattern).holds,
+            "there is no file yet"
+        );
         std::fs::write(&path, "starting\r\ndemo lo").unwrap();
         assert!(!attempt(&mut reader, &pattern).holds);
         std::fs::write(&path, "starting\r\ndemo login: ").unwrap();
@@ -227,7 +240,11 @@ mod tests {
         let path = dir.path().join("console");
         std::fs::write(&path, &bytes).unwrap();
         assert_eq!(tail(&path, 2), ["line 99998", "line 99999"]);
-        assert!(lines(&[b'x'; 100_000]).iter().all(|line| line.len() <= LONGEST_LINE));
+        assert!(
+            lines(&[b'x'; 100_000])
+                .iter()
+                .all(|line| line.len() <= LONGEST_LINE)
+        );
         assert!(tail(&dir.path().join("none"), 2).is_empty());
     }
 

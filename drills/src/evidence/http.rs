@@ -53,13 +53,22 @@ pub(super) fn attempt(question: &Question<'_>, patience: Duration) -> Attempt {
     let status = answer.status().as_u16();
     evidence.http_status = Some(status);
     let mut body = Vec::new();
-    let read = answer.into_body().into_reader().take(BODY).read_to_end(&mut body);
+    let read = answer
+        .into_body()
+        .into_reader()
+        .take(BODY)
+        .read_to_end(&mut body);
     let body = String::from_utf8_lossy(&body);
     evidence.received = Some(excerpt(&body, question.body_contains));
-    let contains = question.body_contains.is_none_or(|text| body.contains(text));
+    let contains = question
+        .body_contains
+        .is_none_or(|text| body.contains(text));
     let mut wrong = Vec::new();
     if status != question.status {
-        wrong.push(format!("the status is {status} instead of {}", question.status));
+        wrong.push(format!(
+            "the status is {status} instead of {}",
+            question.status
+        ));
     }
     if let (Some(text), false) = (question.body_contains, contains) {
         wrong.push(format!("the body does not contain \"{text}\""));

@@ -154,7 +154,14 @@ pub fn wait_for(
             machine_end = machine_end.take().or_else(&mut *machine_ended);
             machine_end.is_some()
         };
-        let attempt = one_attempt(check, target, &mut reader, patience, interruption, &mut hopeless);
+        let attempt = one_attempt(
+            check,
+            target,
+            &mut reader,
+            patience,
+            interruption,
+            &mut hopeless,
+        );
         if let Some(attempt) = attempt {
             outcome.attempts += 1;
             outcome.evidence = attempt.evidence;
@@ -238,7 +245,9 @@ fn one_attempt(
         match waited {
             Waited::Ready => break,
             Waited::Interrupted => return None,
-            Waited::TimedOut if Instant::now() >= deadline || (patience > LAST_LOOK && hopeless()) => {
+            Waited::TimedOut
+                if Instant::now() >= deadline || (patience > LAST_LOOK && hopeless()) =>
+            {
                 return None;
             }
             Waited::TimedOut => {}

@@ -53,7 +53,9 @@ pub(super) fn attempt(server: SocketAddr, expect: Option<&str>, patience: Durati
             return Attempt::holds(seen);
         }
     }
-    let mut seen = evidence(format!("{server} accepts connections but does not say \"{expect}\": {end}"));
+    let mut seen = evidence(format!(
+        "{server} accepts connections but does not say \"{expect}\": {end}"
+    ));
     seen.received = Some(String::from_utf8_lossy(&said).into_owned());
     Attempt::not_yet(true, seen)
 }

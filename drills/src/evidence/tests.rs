@@ -5,8 +5,8 @@ use super::*;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::interruption::Signal;
 use crate::plan::Plan;
@@ -31,7 +31,14 @@ fn far() -> Instant {
 }
 
 fn run(check: &Check, target: &Target, deadline: Instant) -> Outcome {
-    wait_for(check, target, deadline, &Interruption::default(), &mut || None, &mut |_| {})
+    wait_for(
+        check,
+        target,
+        deadline,
+        &Interruption::default(),
+        &mut || None,
+        &mut |_| {},
+    )
 }
 
 /// A server that gives its n-th caller `answer(n)` and then closes; returns its port.
@@ -53,7 +60,10 @@ fn server(answer: impl Fn(u32) -> String + Send + 'static) -> (u16, Arc<AtomicU3
                     request.push(byte[0]);
                 }
                 let host = String::from_utf8_lossy(&request).to_lowercase();
-                let host = host.lines().find_map(|l| l.strip_prefix("host: ")).unwrap_or("");
+                let host = host
+                    .lines()
+                    .find_map(|l| l.strip_prefix("host: "))
+                    .unwrap_or("");
                 let _ = stream.write_all(text.replace("HOST", host).as_bytes());
             } else {
                 let _ = stream.write_all(text.as_bytes());
@@ -80,7 +90,9 @@ fn http_is_tried_until_status_and_body_hold() {
         1 => page("200 OK", "somebody else"),
         _ => page("200 OK", "<h1>this is web1</h1>"),
     });
-    let check = check(&format!("kind = \"http\"\nport = {port}\nbody_contains = \"web1\""));
+    let check = check(&format!(
+        "kind = \"http\"\nport = {port}\nbody_contains = \"web1\""
+    ));
     let mut seen = Vec::new();
     let outcome = wait_for(
         &check,
@@ -102,7 +114,8 @@ fn http_is_tried_until_status_and_body_hold() {
 #[test]
 fn http_sends_the_given_host_and_follows_no_redirect() {
     let (port, calls) = server(|_| {
-        "HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nConnection: close\r\n\r\nHOST".into()
+        "HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nConnection: close\r\n\r\nHOST"
+            .into()
     });
     let lines = format!(
         "kind = \"http\"\nport = {port}\nstatus = 302\nhost = \"shop.example\"\nbody_contains = \"shop.example\""
@@ -115,9 +128,17 @@ fn http_sends_the_given_host_and_follows_no_redirect() {
 fn an_http_answer_that_is_none_is_evidence_too() {
     let (port, _) = server(|_| "SSH-2.0-OpenSSH\r\n".into());
     let check = check(&format!("kind = \"http\"\nport = {port}"));
-    let outcome = run(&check, &target(), Instant::now() + Duration::from_millis(900));
+    let outcome = run(
+        &check,
+        &target(),
+        Instant::now() + Duration::from_millis(900),
+    );
     assert_eq!(outcome.verdict, Verdict::TimedOut);
-    assert!(outcome.evidence.summary.contains("GET http://127.0.0.1"), "{:?}", outcome.evidence);
+    assert!(
+        outcome.evidence.summary.contains("GET http://127.0.0.1"),
+        "{:?}",
+        outcome.evidence
+    );
 }
 
 #[test]
@@ -125,19 +146,40 @@ fn a_tcp_port_is_open_or_the_refusal_is_told() {
     let (port, _) = server(|_| "SSH-2.0-OpenSSH_9\r\n".into());
     let open = check(&format!("kind = \"tcp\"\nport = {port}"));
     assert_eq!(run(&open, &target(), far()).verdict, Verdict::Held);
-    let greeting = check(&format!("kind = \"tcp\"\nport = {port}\nexpect = \"SSH-2.0\""));
+    let greeting = check(&format!(
+        "kind = \"tcp\"\nport = {port}\nexpect = \"SSH-2.0\""
+    ));
     let outcome = run(&greeting, &target(), far());
     assert_eq!(outcome.verdict, Verdict::Held);
     assert!(outcome.evidence.received.unwrap().starts_with("SSH-2.0"));
-    let other = check(&format!("kind = \"tcp\"\nport = {port}\nexpect = \"220 mail\""));
-    let outcome = run(&other, &target(), Instant::now() + Duration::from_millis(700));
+    let other = check(&format!(
+        "kind = \"tcp\"\nport = {port}\nexpect = \"220 mail\""
+    ));
+    let outcome = run(
+        &other,
+        &target(),
+        Instant::now() + Duration::from_millis(700),
+    );
     assert_eq!(outcome.verdict, Verdict::TimedOut);
-    assert!(outcome.evidence.summary.contains("does not say \"220 mail\""));
+    assert!(
+        outcome
+            .evidence
+            .summary
+            .contains("does not say \"220 mail\"")
+    );
 
     let closed = check(&format!("kind = \"tcp\"\nport = {}", closed_port()));
-    let outcome = run(&closed, &target(), Instant::now() + Duration::from_millis(700));
+    let outcome = run(
+        &closed,
+        &target(),
+        Instant::now() + Duration::from_millis(700),
+    );
     assert_eq!(outcome.verdict, Verdict::TimedOut);
-    assert!(outcome.evidence.summary.contains("refused"), "{:?}", outcome.evidence);
+    assert!(
+        outcome.evidence.summary.contains("refused"),
+        "{:?}",
+        outcome.evidence
+    );
     assert!(outcome.first_sign.is_some(), "a refusal is a sign of life");
 }
 
@@ -147,7 +189,10 @@ fn a_second_address_is_asked_where_the_first_refuses() {
     let port = listener.local_addr().unwrap().port();
     let check = check(&format!("kind = \"tcp\"\nport = {port}"));
     let mut target = target();
-    target.addresses = vec![Ipv4Addr::new(127, 0, 0, 3).into(), Ipv4Addr::new(127, 0, 0, 2).into()];
+    target.addresses = vec![
+        Ipv4Addr::new(127, 0, 0, 3).into(),
+        Ipv4Addr::new(127, 0, 0, 2).into(),
+    ];
     let outcome = run(&check, &target, far());
     assert_eq!(outcome.verdict, Verdict::Held);
     assert_eq!(outcome.evidence.address, Some(format!("127.0.0.2:{port}")));
@@ -162,14 +207,24 @@ fn a_failed_check_brings_the_consoles_last_lines() {
     let check = check("kind = \"console\"\npattern = \"login:\"");
     let outcome = run(&check, &target, Instant::now());
     assert_eq!(outcome.verdict, Verdict::TimedOut);
-    assert_eq!(outcome.evidence.console_tail, ["booting", "Kernel panic - not syncing"]);
+    assert_eq!(
+        outcome.evidence.console_tail,
+        ["booting", "Kernel panic - not syncing"]
+    );
 }
 
 #[test]
 fn a_machine_that_ended_fails_the_check_at_once() {
     let check = check(&format!("kind = \"tcp\"\nport = {}", closed_port()));
     let mut ended = || Some("it crashed".to_owned());
-    let outcome = wait_for(&check, &target(), far(), &Interruption::default(), &mut ended, &mut |_| {});
+    let outcome = wait_for(
+        &check,
+        &target(),
+        far(),
+        &Interruption::default(),
+        &mut ended,
+        &mut |_| {},
+    );
     assert_eq!(outcome.verdict, Verdict::MachineEnded("it crashed".into()));
     assert_eq!(outcome.attempts, 1);
 }
@@ -189,6 +244,13 @@ fn an_interruption_ends_a_hanging_attempt() {
         std::thread::park();
         drop(held);
     });
-    let outcome = wait_for(&check, &target(), far(), &interruption, &mut || None, &mut |_| {});
+    let outcome = wait_for(
+        &check,
+        &target(),
+        far(),
+        &interruption,
+        &mut || None,
+        &mut |_| {},
+    );
     assert_eq!(outcome.verdict, Verdict::Interrupted);
 }

@@ -7,14 +7,17 @@ use serde::{Deserialize, Deserializer};
 
 /// Reads a duration. A day has 24 hours; months and years, whose lengths vary, are refused.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    let refuse = || format!("\"{text}\" is not a duration: write \"30s\", \"15m\", \"1h 30m\" or \"2d\"");
+    let refuse =
+        || format!("\"{text}\" is not a duration: write \"30s\", \"15m\", \"1h 30m\" or \"2d\"");
     let span: Span = text.parse().map_err(|_| refuse())?;
     let signed = span
         .to_duration(SpanRelativeTo::days_are_24_hours())
         .map_err(|_| refuse())?;
     let duration = Duration::try_from(signed).map_err(|_| refuse())?;
     if duration.is_zero() {
-        return Err(format!("\"{text}\" is no time at all: write a duration above zero"));
+        return Err(format!(
+            "\"{text}\" is no time at all: write a duration above zero"
+        ));
     }
     Ok(duration)
 }
@@ -64,7 +67,10 @@ mod tests {
         assert_eq!(seconds("2d"), 172_800);
         for wrong in ["", "15", "15 parsecs", "-5m", "0s", "1mo"] {
             let refusal = parse_duration(wrong).unwrap_err();
-            assert!(refusal.contains(wrong) && refusal.contains("write"), "{refusal}");
+            assert!(
+                refusal.contains(wrong) && refusal.contains("write"),
+                "{refusal}"
+            );
         }
     }
 

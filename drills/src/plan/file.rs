@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer};
 
 use super::duration::PlanDuration;
 use super::{
-    Check, CheckKind, DEFAULT_CHECK_TIMEOUT, DEFAULT_TIME_LIMIT, Address, Objectives, Plan,
+    Address, Check, CheckKind, DEFAULT_CHECK_TIMEOUT, DEFAULT_TIME_LIMIT, Objectives, Plan,
     ServerPlan,
 };
 
@@ -162,7 +162,11 @@ pub(super) fn parse(text: &str, base: &Path) -> Result<Plan, Refusal> {
     }
     let mut shared_checks = table.check;
     for (index, server) in tables.into_iter().enumerate() {
-        let place = if alone { String::new() } else { format!("server[{index}].") };
+        let place = if alone {
+            String::new()
+        } else {
+            format!("server[{index}].")
+        };
         let mut checks = server.check;
         checks.append(&mut shared_checks);
         let server_name = required(server.name, &format!("{place}name"), "name = \"NAME\"")?;
@@ -201,7 +205,12 @@ pub(super) fn parse(text: &str, base: &Path) -> Result<Plan, Refusal> {
                 MAX_MEMORY_MIB,
                 &format!("{place}memory_mib"),
             )?,
-            cpus: in_range(server.cpus.or(table.cpus), 1, MAX_CPUS, &format!("{place}cpus"))?,
+            cpus: in_range(
+                server.cpus.or(table.cpus),
+                1,
+                MAX_CPUS,
+                &format!("{place}cpus"),
+            )?,
             site_kernel: kernel(
                 server.site_kernel.as_ref().or(table.site_kernel.as_ref()),
                 base,
@@ -255,7 +264,11 @@ fn check_name(name: &str) -> Result<(), Refusal> {
 
 fn refuse_twins(servers: &[ServerPlan]) -> Result<(), Refusal> {
     for (index, server) in servers.iter().enumerate() {
-        if servers.iter().take(index).any(|s| s.server == server.server) {
+        if servers
+            .iter()
+            .take(index)
+            .any(|s| s.server == server.server)
+        {
             return Err((
                 format!("`server[{index}].name`: {} is there twice", server.server),
                 "a server runs once in a drill; remove one of the two".into(),
@@ -293,13 +306,18 @@ fn kernel(path: Option<&PathBuf>, base: &Path, key: &str) -> Result<Option<PathB
 fn address(own: Option<&str>, shared: Option<&str>, key: &str) -> Result<Option<Address>, Refusal> {
     let (text, key) = match (own, shared) {
         (Some(text), _) => (text, key.to_owned()),
-        (None, Some(text)) => (text, format!("network.{}", key.rsplit('.').next().unwrap_or(key))),
+        (None, Some(text)) => (
+            text,
+            format!("network.{}", key.rsplit('.').next().unwrap_or(key)),
+        ),
         (None, None) => return Ok(None),
     };
     let parsed = text.split_once('/').and_then(|(address, prefix)| {
         let address: Ipv4Addr = address.parse().ok()?;
         let prefix: u8 = prefix.parse().ok()?;
-        (1..=30).contains(&prefix).then_some(Address { address, prefix })
+        (1..=30)
+            .contains(&prefix)
+            .then_some(Address { address, prefix })
     });
     parsed.map(Some).ok_or_else(|| {
         (
@@ -312,7 +330,11 @@ fn address(own: Option<&str>, shared: Option<&str>, key: &str) -> Result<Option<
 }
 
 fn translate_check(check: CheckTable, place: &str) -> Result<Check, Refusal> {
-    let word = required(check.kind.clone(), &format!("{place}.kind"), "kind = \"http\"")?;
+    let word = required(
+        check.kind.clone(),
+        &format!("{place}.kind"),
+        "kind = \"http\"",
+    )?;
     let allowed: &[&str] = match word.as_str() {
         "console" => &["pattern"],
         "tcp" => &["port", "expect"],
@@ -330,7 +352,10 @@ fn translate_check(check: CheckTable, place: &str) -> Result<Check, Refusal> {
             pattern: pattern(check.pattern, place)?,
         },
         "tcp" => CheckKind::Tcp {
-            port: port(required(check.port, &format!("{place}.port"), "port = 22")?, place)?,
+            port: port(
+                required(check.port, &format!("{place}.port"), "port = 22")?,
+                place,
+            )?,
             expect: not_empty(check.expect, "expect", place)?,
         },
         _ => CheckKind::Http {
@@ -367,7 +392,9 @@ fn refuse_foreign_keys(
     for (key, is_given, owner) in given {
         if is_given && !allowed.contains(&key) {
             return Err((
-                format!("`{place}.{key}` belongs to a check of kind {owner}, and this one is {kind}"),
+                format!(
+                    "`{place}.{key}` belongs to a check of kind {owner}, and this one is {kind}"
+                ),
                 format!("remove `{key}` or change `kind`"),
             ));
         }

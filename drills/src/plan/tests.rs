@@ -10,8 +10,15 @@ fn parse(text: &str) -> Result<Plan, PlanError> {
 /// The plan is refused, and both key and remedy are named.
 fn refused(text: &str, key: &str, remedy: &str) {
     let error = parse(text).unwrap_err();
-    assert!(error.to_string().contains(key), "{error} does not name {key}");
-    assert!(error.remedy.contains(remedy), "{} lacks {remedy}", error.remedy);
+    assert!(
+        error.to_string().contains(key),
+        "{error} does not name {key}"
+    );
+    assert!(
+        error.remedy.contains(remedy),
+        "{} lacks {remedy}",
+        error.remedy
+    );
 }
 
 #[test]
@@ -87,15 +94,27 @@ fn what_is_missing_is_named() {
     refused("name = \"a\"\nserver = \"a\"\n", "`check`", "[[check]]");
     let base = "name = \"a\"\nserver = \"a\"\n[[check]]\n";
     refused(&format!("{base}port = 1\n"), "`check[0].kind`", "kind =");
-    refused(&format!("{base}kind = \"tcp\"\n"), "`check[0].port`", "port =");
-    refused(&format!("{base}kind = \"console\"\n"), "`check[0].pattern`", "pattern =");
+    refused(
+        &format!("{base}kind = \"tcp\"\n"),
+        "`check[0].port`",
+        "port =",
+    );
+    refused(
+        &format!("{base}kind = \"console\"\n"),
+        "`check[0].pattern`",
+        "pattern =",
+    );
 }
 
 #[test]
 fn unknown_and_misplaced_keys_are_named() {
     refused(&format!("nme = \"a\"\n{CHECK}"), "nme", "--help");
     let base = "name = \"a\"\nserver = \"a\"\n[[check]]\n";
-    refused(&format!("{base}kind = \"tcp\"\nport = 1\nprot = 2\n"), "prot", "--help");
+    refused(
+        &format!("{base}kind = \"tcp\"\nport = 1\nprot = 2\n"),
+        "prot",
+        "--help",
+    );
     refused(
         &format!("{base}kind = \"tcp\"\nport = 1\nstatus = 200\n"),
         "`check[0].status`",
@@ -113,23 +132,79 @@ fn unknown_and_misplaced_keys_are_named() {
 #[test]
 fn wrong_values_are_named_with_what_to_write() {
     let head = "name = \"a\"\nserver = \"a\"\n";
-    refused(&format!("name = \"../a\"\nserver = \"a\"\n{CHECK}"), "`name`", "letters");
+    refused(
+        &format!("name = \"../a\"\nserver = \"a\"\n{CHECK}"),
+        "`name`",
+        "letters",
+    );
     refused(&format!("{head}cpus = 0\n{CHECK}"), "`cpus`", "1 to 255");
-    refused(&format!("{head}memory_mib = 1\n{CHECK}"), "`memory_mib`", "64");
-    refused(&format!("{head}time_limit = \"soon\"\n{CHECK}"), "time_limit", "--help");
-    refused(&format!("{head}site_kernel = \"none\"\n{CHECK}"), "`site_kernel`", "path of a kernel");
-    refused(&format!("{head}{CHECK}[network]\ngateway = \"10.0.0.1\"\n"), "`network.gateway`", "/24");
-    refused(&format!("{head}{CHECK}[network]\naddress = \"x\"\n"), "`network.address`", "/24");
+    refused(
+        &format!("{head}memory_mib = 1\n{CHECK}"),
+        "`memory_mib`",
+        "64",
+    );
+    refused(
+        &format!("{head}time_limit = \"soon\"\n{CHECK}"),
+        "time_limit",
+        "--help",
+    );
+    refused(
+        &format!("{head}site_kernel = \"none\"\n{CHECK}"),
+        "`site_kernel`",
+        "path of a kernel",
+    );
+    refused(
+        &format!("{head}{CHECK}[network]\ngateway = \"10.0.0.1\"\n"),
+        "`network.gateway`",
+        "/24",
+    );
+    refused(
+        &format!("{head}{CHECK}[network]\naddress = \"x\"\n"),
+        "`network.address`",
+        "/24",
+    );
     let check = |lines: &str| format!("{head}[[check]]\n{lines}\n");
     refused(&check("kind = \"ping\""), "`check[0].kind`", "\"http\"");
-    refused(&check("kind = \"console\"\npattern = \"(\""), "`check[0].pattern`", "backslash");
-    refused(&check("kind = \"console\"\npattern = \"\""), "`check[0].pattern`", "login:");
-    refused(&check("kind = \"http\"\npath = \"index.html\""), "`check[0].path`", "beginning with /");
-    refused(&check("kind = \"http\"\npath = \"/a b\""), "`check[0].path`", "percent-encoded");
-    refused(&check("kind = \"http\"\nstatus = 99"), "`check[0].status`", "200 to 599");
-    refused(&check("kind = \"http\"\nhost = \"a\\r\\nX: y\""), "`check[0].host`", "host name");
-    refused(&check("kind = \"tcp\"\nport = 0"), "`check[0].port`", "1 to 65535");
-    refused(&check("kind = \"tcp\"\nport = 1\nrequired = false"), "`check`", "required = false");
+    refused(
+        &check("kind = \"console\"\npattern = \"(\""),
+        "`check[0].pattern`",
+        "backslash",
+    );
+    refused(
+        &check("kind = \"console\"\npattern = \"\""),
+        "`check[0].pattern`",
+        "login:",
+    );
+    refused(
+        &check("kind = \"http\"\npath = \"index.html\""),
+        "`check[0].path`",
+        "beginning with /",
+    );
+    refused(
+        &check("kind = \"http\"\npath = \"/a b\""),
+        "`check[0].path`",
+        "percent-encoded",
+    );
+    refused(
+        &check("kind = \"http\"\nstatus = 99"),
+        "`check[0].status`",
+        "200 to 599",
+    );
+    refused(
+        &check("kind = \"http\"\nhost = \"a\\r\\nX: y\""),
+        "`check[0].host`",
+        "host name",
+    );
+    refused(
+        &check("kind = \"tcp\"\nport = 0"),
+        "`check[0].port`",
+        "1 to 65535",
+    );
+    refused(
+        &check("kind = \"tcp\"\nport = 1\nrequired = false"),
+        "`check`",
+        "required = false",
+    );
     let twins = "name = \"a\"\n[[server]]\nname = \"a\"\n[[server.check]]\nkind = \"tcp\"\nport = 1\n\
                  [[server]]\nname = \"a\"\n[[server.check]]\nkind = \"tcp\"\nport = 1\n";
     refused(twins, "twice", "remove one");
@@ -137,7 +212,10 @@ fn wrong_values_are_named_with_what_to_write() {
 
 #[test]
 fn a_pattern_that_would_fill_memory_is_refused() {
-    let text = format!("name = \"a\"\nserver = \"a\"\n[[check]]\nkind = \"console\"\npattern = '{}'\n", r"(\w{500}){500}");
+    let text = format!(
+        "name = \"a\"\nserver = \"a\"\n[[check]]\nkind = \"console\"\npattern = '{}'\n",
+        r"(\w{500}){500}"
+    );
     refused(&text, "`check[0].pattern`", "backslash");
 }
 

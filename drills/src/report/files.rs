@@ -10,8 +10,12 @@ use crate::failure::Failure;
 /// Writes both into `dir`, which is made. A file is there whole or not at all.
 pub fn write(report: &Report, dir: &Path) -> Result<(), Failure> {
     fs::create_dir_all(dir).map_err(|e| Failure::io(dir.display(), &e))?;
-    let mut json = serde_json::to_vec_pretty(report)
-        .map_err(|e| Failure::error(format!("the report cannot be encoded: {e}"), "report this as a bug"))?;
+    let mut json = serde_json::to_vec_pretty(report).map_err(|e| {
+        Failure::error(
+            format!("the report cannot be encoded: {e}"),
+            "report this as a bug",
+        )
+    })?;
     json.push(b'\n');
     place(dir, "report.html", super::page(report).as_bytes())?;
     // Last, so that whoever waits for it finds the page too.

@@ -37,7 +37,13 @@ impl Host {
         let memory_kib = read("/proc/meminfo")
             .lines()
             .find_map(|line| line.strip_prefix("MemTotal:"))
-            .and_then(|rest| rest.trim().trim_end_matches("kB").trim().parse::<u64>().ok())
+            .and_then(|rest| {
+                rest.trim()
+                    .trim_end_matches("kB")
+                    .trim()
+                    .parse::<u64>()
+                    .ok()
+            })
             .unwrap_or(0);
         Self {
             hostname: read("/proc/sys/kernel/hostname").trim().to_owned(),

@@ -49,7 +49,12 @@ impl Markup {
     }
 
     /// `markup` with one hole that `text` fills: `.element("<td>", text, "</td>")`.
-    pub(super) fn element(&mut self, open: &'static str, text: &str, close: &'static str) -> &mut Self {
+    pub(super) fn element(
+        &mut self,
+        open: &'static str,
+        text: &str,
+        close: &'static str,
+    ) -> &mut Self {
         self.raw(open).text(text).raw(close)
     }
 

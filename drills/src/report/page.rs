@@ -56,7 +56,11 @@ fn verdict(m: &mut Markup, report: &Report) {
         Verdict::Interrupted => ("<header class=\"verdict interrupted\">\n", "! Interrupted"),
     };
     m.raw(open)
-        .element("<p class=\"kind\">Recovery drill</p>\n<h1>", &report.name, "</h1>\n")
+        .element(
+            "<p class=\"kind\">Recovery drill</p>\n<h1>",
+            &report.name,
+            "</h1>\n",
+        )
         .raw("<p class=\"sign\">")
         .raw(sign)
         .raw("</p>\n");
@@ -64,7 +68,11 @@ fn verdict(m: &mut Markup, report: &Report) {
         m.element("<p class=\"reason\">", reason, "</p>\n");
     }
     if let Some(remedy) = &report.remedy {
-        m.element("<p class=\"remedy\"><strong>What to do:</strong> ", remedy, "</p>\n");
+        m.element(
+            "<p class=\"remedy\"><strong>What to do:</strong> ",
+            remedy,
+            "</p>\n",
+        );
     }
     if let Some(description) = &report.description {
         m.element("<p>", description, "</p>\n");
@@ -75,8 +83,18 @@ fn verdict(m: &mut Markup, report: &Report) {
 fn figures(m: &mut Markup, report: &Report) {
     m.raw("<section aria-labelledby=\"figures\">\n<h2 id=\"figures\">At a glance</h2>\n<dl class=\"figures\">\n");
     let names: Vec<_> = report.servers.iter().map(|s| s.server.as_str()).collect();
-    let servers = if names.len() == 1 { "Server" } else { "Servers" };
-    figure(m, servers, &names.join(", "), report.servers.first().and_then(|s| s.os.as_deref()), None);
+    let servers = if names.len() == 1 {
+        "Server"
+    } else {
+        "Servers"
+    };
+    figure(
+        m,
+        servers,
+        &names.join(", "),
+        report.servers.first().and_then(|s| s.os.as_deref()),
+        None,
+    );
     let oldest = report
         .servers
         .iter()
@@ -88,11 +106,23 @@ fn figures(m: &mut Markup, report: &Report) {
             Some(taken) => format!("{id}, taken {taken}"),
             None => id,
         };
-        let age = point.age_ms.map_or("age unknown".into(), |ms| format!("{} old", words(ms)));
+        let age = point
+            .age_ms
+            .map_or("age unknown".into(), |ms| format!("{} old", words(ms)));
         figure(m, "Recovery point", &age, Some(&note), None);
     }
-    objective(m, "RPO", "data that a loss would have cost", &report.objectives.rpo);
-    objective(m, "RTO", "from the loss to a working server", &report.objectives.rto);
+    objective(
+        m,
+        "RPO",
+        "data that a loss would have cost",
+        &report.objectives.rpo,
+    );
+    objective(
+        m,
+        "RTO",
+        "from the loss to a working server",
+        &report.objectives.rto,
+    );
     m.raw("</dl>\n</section>\n");
 }
 
@@ -100,8 +130,9 @@ fn objective(m: &mut Markup, name: &'static str, meaning: &'static str, objectiv
     let value = objective.measured_ms.map_or("not reached".into(), words);
     let note = match (objective.objective_ms, objective.met) {
         (Some(limit), Some(true)) => format!("objective {}: met", words(limit)),
-        (Some(limit), _) => format!("objective {}: missed", words(limit)),
-        _ => format!("{meaning}; no objective set"),
+        (Some(limit), Some(false)) => format!("objective {}: missed", words(limit)),
+        (Some(limit), None) => format!("objective {}: not judged", words(limit)),
+        (None, _) => format!("{meaning}; no objective set"),
     };
     figure(m, name, &value, Some(&note), objective.met);
 }
@@ -168,8 +199,16 @@ fn share(part: u64, whole: u64) -> f64 {
 fn server_section(m: &mut Markup, server: &ServerReport) {
     m.element("<section>\n<h2>Server ", &server.server, "</h2>\n");
     if let Some(error) = &server.start_error {
-        m.element("<p class=\"reason\">It did not start: ", &error.cause, "</p>\n")
-            .element("<p class=\"remedy\"><strong>What to do:</strong> ", &error.remedy, "</p>\n");
+        m.element(
+            "<p class=\"reason\">It did not start: ",
+            &error.cause,
+            "</p>\n",
+        )
+        .element(
+            "<p class=\"remedy\"><strong>What to do:</strong> ",
+            &error.remedy,
+            "</p>\n",
+        );
     }
     checks(m, &server.checks);
     if !server.findings.is_empty() {
@@ -213,11 +252,18 @@ fn checks(m: &mut Markup, checks: &[CheckReport]) {
             m.raw("<div class=\"note\">not required</div>");
         }
         let took = check.duration_ms.map_or(String::new(), words);
-        m.element("</th><td class=\"number\">", &took, "")
-            .element("<div class=\"note\">of ", &words(check.timeout_ms), "</div>");
+        m.element("</th><td class=\"number\">", &took, "").element(
+            "<div class=\"note\">of ",
+            &words(check.timeout_ms),
+            "</div>",
+        );
         if check.attempts > 0 {
             let tries = if check.attempts == 1 { "try" } else { "tries" };
-            m.element("<div class=\"note\">", &format!("{} {tries}", check.attempts), "</div>");
+            m.element(
+                "<div class=\"note\">",
+                &format!("{} {tries}", check.attempts),
+                "</div>",
+            );
         }
         m.raw("</td><td>");
         if let Some(reason) = &check.reason {
@@ -245,7 +291,11 @@ fn evidence(m: &mut Markup, evidence: &Evidence) {
 }
 
 fn console(m: &mut Markup, lines: &[String]) {
-    m.element("<pre class=\"console\" tabindex=\"0\">", &lines.join("\n"), "</pre>\n");
+    m.element(
+        "<pre class=\"console\" tabindex=\"0\">",
+        &lines.join("\n"),
+        "</pre>\n",
+    );
 }
 
 fn machine(m: &mut Markup, server: &ServerReport) {
@@ -260,17 +310,31 @@ fn machine(m: &mut Markup, server: &ServerReport) {
     if let Some(machine) = &server.machine {
         fact(m, "Kernel", machine.kernel.as_deref());
         fact(m, "Command line", machine.command_line.as_deref());
-        fact(m, "Memory", machine.memory_mib.map(|n| format!("{n} MiB")).as_deref());
-        fact(m, "Virtual CPUs", machine.cpus.map(|n| n.to_string()).as_deref());
+        fact(
+            m,
+            "Memory",
+            machine.memory_mib.map(|n| format!("{n} MiB")).as_deref(),
+        );
+        fact(
+            m,
+            "Virtual CPUs",
+            machine.cpus.map(|n| n.to_string()).as_deref(),
+        );
     }
     let addresses = server.addresses.join(", ");
-    fact(m, "Addresses", (!addresses.is_empty()).then_some(addresses.as_str()));
+    fact(
+        m,
+        "Addresses",
+        (!addresses.is_empty()).then_some(addresses.as_str()),
+    );
     m.raw("</dl>\n");
 }
 
 fn fact(m: &mut Markup, name: &'static str, value: Option<&str>) {
     if let Some(value) = value.filter(|v| !v.is_empty()) {
-        m.raw("<dt>").raw(name).element("</dt><dd>", value, "</dd>\n");
+        m.raw("<dt>")
+            .raw(name)
+            .element("</dt><dd>", value, "</dd>\n");
     }
 }
 
@@ -279,9 +343,20 @@ fn circumstances(m: &mut Markup, report: &Report) {
     fact(m, "Drill", Some(&report.id));
     fact(m, "Plan", Some(&report.plan_file));
     fact(m, "Started", Some(&report.started.to_string()));
-    fact(m, "Finished", Some(&format!("{} ({} in all)", report.finished, words(report.duration_ms))));
+    fact(
+        m,
+        "Finished",
+        Some(&format!(
+            "{} ({} in all)",
+            report.finished,
+            words(report.duration_ms)
+        )),
+    );
     let teardown = if report.teardown.clean {
-        format!("complete after {}; the image was only read", words(report.teardown.duration_ms))
+        format!(
+            "complete after {}; the image was only read",
+            words(report.teardown.duration_ms)
+        )
     } else {
         format!("left behind: {}", report.teardown.left_behind.join("; "))
     };
@@ -289,8 +364,16 @@ fn circumstances(m: &mut Markup, report: &Report) {
     let host = &report.host;
     fact(m, "Host", Some(&host.hostname));
     fact(m, "Host kernel", Some(&host.kernel));
-    fact(m, "Processor", Some(&format!("{} ({} CPUs)", host.cpu_model, host.cpus)));
-    fact(m, "Host memory", Some(&format!("{} MiB", host.memory_bytes >> 20)));
+    fact(
+        m,
+        "Processor",
+        Some(&format!("{} ({} CPUs)", host.cpu_model, host.cpus)),
+    );
+    fact(
+        m,
+        "Host memory",
+        Some(&format!("{} MiB", host.memory_bytes >> 20)),
+    );
     let virtualization = if host.hardware_virtualization {
         "in hardware (VT-x or AMD-V)"
     } else {

@@ -83,7 +83,8 @@ pub fn failed(text: &str) -> Report {
             findings: vec![
                 Finding {
                     step: "disks".into(),
-                    found: "a GPT with 3 partitions; the root file system (ext4) is on the third".into(),
+                    found: "a GPT with 3 partitions; the root file system (ext4) is on the third"
+                        .into(),
                     change: None,
                     why: "the root is booted from there".into(),
                 },
@@ -103,7 +104,11 @@ pub fn failed(text: &str) -> Report {
             ],
             checks: vec![
                 check("login prompt", CheckStatus::Held, None),
-                check("page", CheckStatus::Failed, Some("did not hold within 5 min")),
+                check(
+                    "page",
+                    CheckStatus::Failed,
+                    Some("did not hold within 5 min"),
+                ),
                 check(text, CheckStatus::NotRun, None),
             ],
             recovered_ms: None,

@@ -35,9 +35,18 @@ pub fn summary(report: &Report) -> String {
                 CheckStatus::Failed => "FAILED",
                 CheckStatus::NotRun => "not run",
             };
-            let detail = check.reason.as_deref().or(check.evidence.as_ref().map(|e| e.summary.as_str()));
-            let detail = detail.map(|d| format!(": {}", printable(d))).unwrap_or_default();
-            let _ = writeln!(out, "  check    {status}  {}{detail}", printable(&check.name));
+            let detail = check
+                .reason
+                .as_deref()
+                .or(check.evidence.as_ref().map(|e| e.summary.as_str()));
+            let detail = detail
+                .map(|d| format!(": {}", printable(d)))
+                .unwrap_or_default();
+            let _ = writeln!(
+                out,
+                "  check    {status}  {}{detail}",
+                printable(&check.name)
+            );
         }
         if server.steps.is_empty() {
             continue;
@@ -45,7 +54,13 @@ pub fn summary(report: &Report) -> String {
         let steps: Vec<_> = server
             .steps
             .iter()
-            .map(|s| format!("{} {}", printable(&s.name), in_words(Duration::from_millis(s.duration_ms))))
+            .map(|s| {
+                format!(
+                    "{} {}",
+                    printable(&s.name),
+                    in_words(Duration::from_millis(s.duration_ms))
+                )
+            })
             .collect();
         let _ = writeln!(out, "  steps    {}", steps.join(", "));
     }
@@ -65,12 +80,14 @@ fn objective(objective: &Objective) -> String {
     let measured = objective.measured_ms.map_or("not measured".into(), words);
     match (objective.objective_ms, objective.met) {
         (Some(limit), Some(true)) => format!("{measured} (objective {}: met)", words(limit)),
-        (Some(limit), _) => format!("{measured} (objective {}: MISSED)", words(limit)),
+        (Some(limit), Some(false)) => format!("{measured} (objective {}: MISSED)", words(limit)),
         _ => measured,
     }
 }
 
 /// Without what could steer a terminal.
 fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    text.chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect()
 }

@@ -63,17 +63,31 @@ fn well_known_attacks_stay_text() {
 #[test]
 fn the_page_needs_nothing_else_and_is_accessible() {
     let html = page(&sample::failed("x"));
-    for outside in ["http://", "https://", "src=", "href=", "url(", "@import", "<script"] {
+    for outside in [
+        "http://", "https://", "src=", "href=", "url(", "@import", "<script",
+    ] {
         assert!(!html.contains(outside), "the page has {outside}");
     }
     assert!(html.contains("<html lang=\"en\">"));
     assert_eq!(html.matches("<h1>").count(), 1);
     let tags = tags(&html);
-    assert!(tags.iter().filter(|t| t.starts_with("<th ")).all(|t| t.contains("scope=")));
+    assert!(
+        tags.iter()
+            .filter(|t| t.starts_with("<th "))
+            .all(|t| t.contains("scope="))
+    );
     assert!(html.contains("Content-Security-Policy"));
-    for element in ["section", "table", "dl", "pre", "header", "main", "div", "details", "tr", "td", "th"] {
-        let opened = tags.iter().filter(|t| **t == format!("<{element}>") || t.starts_with(&format!("<{element} "))).count();
-        let closed = tags.iter().filter(|t| **t == format!("</{element}>")).count();
+    for element in [
+        "section", "table", "dl", "pre", "header", "main", "div", "details", "tr", "td", "th",
+    ] {
+        let opened = tags
+            .iter()
+            .filter(|t| **t == format!("<{element}>") || t.starts_with(&format!("<{element} ")))
+            .count();
+        let closed = tags
+            .iter()
+            .filter(|t| **t == format!("</{element}>"))
+            .count();
         assert_eq!(opened, closed, "{element}");
     }
 }
@@ -81,7 +95,17 @@ fn the_page_needs_nothing_else_and_is_accessible() {
 #[test]
 fn the_page_says_what_matters() {
     let html = page(&sample::failed("the guest's text"));
-    for told in ["Failed", "web1", "2 h 10 min", "objective 1 d: met", "objective 15 min: missed", "not reached", "What to do:", "of 5 min", "17 tries"] {
+    for told in [
+        "Failed",
+        "web1",
+        "2 h 10 min",
+        "objective 1 d: met",
+        "objective 15 min: missed",
+        "not reached",
+        "What to do:",
+        "of 5 min",
+        "17 tries",
+    ] {
         assert!(html.contains(told), "the page does not say {told}");
     }
 }
@@ -109,9 +133,15 @@ fn the_json_keeps_its_field_names() {
         keys(&json["servers"][0]["checks"][0]),
         "attempts duration_ms evidence expectation kind name reason required started_ms status timeout_ms"
     );
-    assert_eq!(keys(&json["servers"][0]["steps"][0]), "duration_ms name started_ms");
+    assert_eq!(
+        keys(&json["servers"][0]["steps"][0]),
+        "duration_ms name started_ms"
+    );
     assert_eq!(keys(&json["servers"][0]["point"]), "age_ms id taken");
-    assert_eq!(keys(&json["objectives"]["rpo"]), "measured_ms met objective_ms");
+    assert_eq!(
+        keys(&json["objectives"]["rpo"]),
+        "measured_ms met objective_ms"
+    );
     assert_eq!(json["verdict"], "failed");
     assert_eq!(json["servers"][0]["checks"][2]["status"], "not-run");
     assert_eq!(json["started"], "2026-11-22T00:00:00.000Z");
@@ -129,7 +159,10 @@ fn files_are_written_whole() {
     names.sort();
     assert_eq!(names, ["report.html", "report.json"]);
     let json = std::fs::read(place.join("report.json")).unwrap();
-    assert_eq!(serde_json::from_slice::<Value>(&json).unwrap()["schema"], SCHEMA);
+    assert_eq!(
+        serde_json::from_slice::<Value>(&json).unwrap()["schema"],
+        SCHEMA
+    );
 
     let file = dir.path().join("file");
     std::fs::write(&file, b"").unwrap();

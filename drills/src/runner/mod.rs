@@ -40,7 +40,11 @@ pub struct Means<'a, R> {
 }
 
 /// Holds the drill. An error means that there was none; a drill that failed is a [`Report`].
-pub fn run<R: Rehearsal>(plan: &Plan, plan_file: &str, means: Means<'_, R>) -> Result<Report, Failure> {
+pub fn run<R: Rehearsal>(
+    plan: &Plan,
+    plan_file: &str,
+    means: Means<'_, R>,
+) -> Result<Report, Failure> {
     let Means {
         rehearsal,
         ledger,
@@ -74,7 +78,9 @@ pub fn run<R: Rehearsal>(plan: &Plan, plan_file: &str, means: Means<'_, R>) -> R
     };
     match teardown.left_behind.first() {
         None => drill.progress.end(true, "torn down: nothing is left"),
-        Some(left) => drill.progress.end(false, &format!("torn down, but left behind: {left}")),
+        Some(left) => drill
+            .progress
+            .end(false, &format!("torn down, but left behind: {left}")),
     }
     match refused {
         Some(failure) => Err(failure),
@@ -100,7 +106,10 @@ struct Running<S: RunningServer> {
 
 impl<S: RunningServer> Running<S> {
     fn id(&self) -> String {
-        self.held.as_ref().map(|held| held.entry.id.clone()).unwrap_or_default()
+        self.held
+            .as_ref()
+            .map(|held| held.entry.id.clone())
+            .unwrap_or_default()
     }
 
     /// Stops all, last started first, and removes everything. Says what is left.
@@ -113,7 +122,9 @@ impl<S: RunningServer> Running<S> {
                 }
             }
         }
-        let Some(held) = self.held.take() else { return Vec::new() };
+        let Some(held) = self.held.take() else {
+            return Vec::new();
+        };
         let removed = held.remove();
         for what in &removed.removed {
             tracing::debug!(what, "removed");
@@ -179,7 +190,9 @@ impl Drill<'_> {
         running: &mut Running<R::Server>,
     ) -> Result<(), Failure> {
         for (n, server) in self.plan.servers.iter().enumerate() {
-            let Some(held) = running.held.as_ref() else { break };
+            let Some(held) = running.held.as_ref() else {
+                break;
+            };
             let run_dir = held.run_dir(n)?;
             let namespace = held.entry.namespaces.get(n).cloned().unwrap_or_default();
             let order = StartOrder {
@@ -205,7 +218,8 @@ impl Drill<'_> {
                     remedy,
                     console,
                 }) => {
-                    self.progress.end(false, &format!("{} did not start: {cause}", server.server));
+                    self.progress
+                        .end(false, &format!("{} did not start: {cause}", server.server));
                     self.fall_short(Shortfall {
                         interrupted: false,
                         reason: format!("{} could not be started: {cause}", server.server),
@@ -232,7 +246,12 @@ impl Drill<'_> {
         Ok(())
     }
 
-    fn not_started(&mut self, server: &ServerPlan, error: Option<StartErrorReport>, console: Vec<String>) {
+    fn not_started(
+        &mut self,
+        server: &ServerPlan,
+        error: Option<StartErrorReport>,
+        console: Vec<String>,
+    ) {
         self.servers.push(ServerReport {
             server: server.server.clone(),
             start_error: error,
@@ -324,7 +343,7 @@ impl Drill<'_> {
             deadline,
             self.interruption,
             &mut || machine.ended(),
-            &mut |seen| progress.news(&format!("{what}: {}", seen.summary)),
+            &mut |seen| progress.news(&seen.summary),
         );
         let took = outcome.ended.saturating_duration_since(begins);
         let reason = match &outcome.verdict {
@@ -336,9 +355,9 @@ impl Drill<'_> {
             CheckVerdict::TimedOut => {
                 Some(format!("did not hold within {}", in_words(check.timeout)))
             }
-            CheckVerdict::MachineEnded(reason) => {
-                Some(format!("the virtual machine ended before it held: {reason}"))
-            }
+            CheckVerdict::MachineEnded(reason) => Some(format!(
+                "the virtual machine ended before it held: {reason}"
+            )),
             CheckVerdict::Interrupted => Some("the drill was interrupted".into()),
         };
         let report = CheckReport {
@@ -359,11 +378,14 @@ impl Drill<'_> {
             evidence: Some(outcome.evidence.clone()),
         };
         match reason {
-            None => self.progress.end(true, &format!("{what} holds: {}", outcome.evidence.summary)),
+            None => self
+                .progress
+                .end(true, &format!("{what} holds: {}", outcome.evidence.summary)),
             Some(_) if outcome.verdict == CheckVerdict::Interrupted => self.interrupted(),
             Some(reason) => {
                 let seen = &outcome.evidence.summary;
-                self.progress.end(false, &format!("{what} {reason}: {seen}"));
+                self.progress
+                    .end(false, &format!("{what} {reason}: {seen}"));
                 if check.required {
                     self.fall_short(Shortfall {
                         interrupted: false,
@@ -424,11 +446,25 @@ impl Drill<'_> {
             None => self.servers.iter().filter_map(|s| s.recovered_ms).max(),
             Some(_) => None,
         };
-        let objectives = ObjectivesReport::new(&self.plan.objectives, rpo_ms, rto_ms);
+        let mut objectives = ObjectivesReport::new(&self.plan.objectives, rpo_ms, rto_ms);
+        if self.verdict.as_ref().is_some_and(|s| s.interrupted) {
+            // What there was no time to measure was not missed.
+            for objective in [&mut objectives.rpo, &mut objectives.rto] {
+                objective.met = objective.met.filter(|_| objective.measured_ms.is_some());
+            }
+        }
         if objectives.required && self.verdict.is_none() {
             for (name, objective, remedy) in [
-                ("RPO", &objectives.rpo, "take images of the server more often"),
-                ("RTO", &objectives.rto, "see in the report where the time went"),
+                (
+                    "RPO",
+                    &objectives.rpo,
+                    "take images of the server more often",
+                ),
+                (
+                    "RTO",
+                    &objectives.rto,
+                    "see in the report where the time went",
+                ),
             ] {
                 if objective.met == Some(false) {
                     let words = |ms: Option<u64>| {

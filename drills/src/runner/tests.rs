@@ -52,8 +52,17 @@ impl Rehearsal for Fake {
         report: &mut dyn FnMut(&str),
     ) -> Result<FakeServer, StartError> {
         report("plan");
-        let n = self.journal.borrow().iter().filter(|l| l.starts_with("start")).count();
-        let fault = if n == self.at { self.fault } else { Fault::None };
+        let n = self
+            .journal
+            .borrow()
+            .iter()
+            .filter(|l| l.starts_with("start"))
+            .count();
+        let fault = if n == self.at {
+            self.fault
+        } else {
+            Fault::None
+        };
         match fault {
             Fault::Start => {
                 return Err(StartError::Failed {
@@ -63,7 +72,10 @@ impl Rehearsal for Fake {
                 });
             }
             Fault::StartRefused => {
-                return Err(StartError::Refused(Failure::refused("it runs already", "stop it")));
+                return Err(StartError::Refused(Failure::refused(
+                    "it runs already",
+                    "stop it",
+                )));
             }
             Fault::StartInterrupted => {
                 self.interruption.raise(Signal::Interrupt);
@@ -75,14 +87,21 @@ impl Rehearsal for Fake {
         }
         let console = order.run_dir.join("console");
         std::fs::write(&console, "booting\r\nready\r\n").unwrap();
-        self.journal.borrow_mut().push(format!("start {}", order.server.server));
+        self.journal
+            .borrow_mut()
+            .push(format!("start {}", order.server.server));
         Ok(FakeServer {
             facts: ServerFacts {
                 id: "00".repeat(16),
                 name: order.server.server.clone(),
                 point: "ab".repeat(16),
-                taken: Some(Timestamp::from_millis(Timestamp::now().as_millis() - 3_600_000)),
-                steps: vec![("plan".into(), Duration::ZERO), ("disk".into(), Duration::ZERO)],
+                taken: Some(Timestamp::from_millis(
+                    Timestamp::now().as_millis() - 3_600_000,
+                )),
+                steps: vec![
+                    ("plan".into(), Duration::ZERO),
+                    ("disk".into(), Duration::ZERO),
+                ],
                 console,
                 addresses: vec![Ipv4Addr::LOCALHOST.into()],
                 findings: vec![Finding::default()],
@@ -109,7 +128,9 @@ impl RunningServer for FakeServer {
     fn stop(&mut self) -> Result<(), Vec<String>> {
         assert!(!self.stopped, "stopped twice");
         self.stopped = true;
-        self.journal.borrow_mut().push(format!("stop {}", self.facts.name));
+        self.journal
+            .borrow_mut()
+            .push(format!("stop {}", self.facts.name));
         match self.fault {
             Fault::StopFails => Err(vec!["it does not answer".into()]),
             _ => Ok(()),
@@ -208,13 +229,23 @@ const GONE: Vec<PathBuf> = Vec::new();
 #[test]
 fn a_drill_that_passes_measures_and_leaves_nothing() {
     let lab = Lab::new();
-    let plan = lab.plan("[objectives]\nrpo = \"2h\"\nrto = \"1h\"\nrequired = true", "");
+    let plan = lab.plan(
+        "[objectives]\nrpo = \"2h\"\nrto = \"1h\"\nrequired = true",
+        "",
+    );
     let held = lab.hold(&plan, &lab.fake(Fault::None, 0));
     let report = held.result.unwrap();
     assert_eq!(report.verdict, Verdict::Passed, "{:?}", report.reason);
     assert_eq!(held.exit, Some(Exit::Passed));
-    assert_eq!(held.journal, ["start db", "start web", "stop web", "stop db"]);
-    assert!(report.rpo_ms.is_some_and(|ms| (3_600_000..7_200_000).contains(&ms)));
+    assert_eq!(
+        held.journal,
+        ["start db", "start web", "stop web", "stop db"]
+    );
+    assert!(
+        report
+            .rpo_ms
+            .is_some_and(|ms| (3_600_000..7_200_000).contains(&ms))
+    );
     assert_eq!(report.rto_ms, report.servers[1].recovered_ms);
     assert!(report.rto_ms >= report.servers[0].recovered_ms);
     assert_eq!(report.objectives.rpo.met, Some(true));
@@ -222,10 +253,20 @@ fn a_drill_that_passes_measures_and_leaves_nothing() {
         let names: Vec<_> = server.steps.iter().map(|s| s.name.as_str()).collect();
         assert_eq!(names.first(), Some(&"plan"));
         assert_eq!(names.last(), Some(&"service"));
-        assert!(names.contains(&"disk") && names.contains(&"boot"), "{names:?}");
+        assert!(
+            names.contains(&"disk") && names.contains(&"boot"),
+            "{names:?}"
+        );
         // The steps are without gaps and end where the server has recovered.
-        let end = server.steps.last().map(|s| s.started_ms + s.duration_ms).unwrap();
-        assert!(end.abs_diff(server.recovered_ms.unwrap()) <= 2, "{server:?}");
+        let end = server
+            .steps
+            .last()
+            .map(|s| s.started_ms + s.duration_ms)
+            .unwrap();
+        assert!(
+            end.abs_diff(server.recovered_ms.unwrap()) <= 2,
+            "{server:?}"
+        );
         assert_eq!(server.console_tail, ["booting", "ready"]);
     }
     assert!(report.teardown.clean);
@@ -237,20 +278,39 @@ fn a_drill_that_passes_measures_and_leaves_nothing() {
 #[test]
 fn every_fault_at_every_server_tears_everything_down() {
     use Fault::*;
-    for fault in [Start, StartRefused, StartInterrupted, MachineEnds, StopFails, Signal] {
+    for fault in [
+        Start,
+        StartRefused,
+        StartInterrupted,
+        MachineEnds,
+        StopFails,
+        Signal,
+    ] {
         for at in 0..2 {
             let lab = Lab::new();
             // Only a machine that is not ready yet can end before it is.
-            let never = if fault == MachineEnds { "expect = \"never\"" } else { "" };
+            let never = if fault == MachineEnds {
+                "expect = \"never\""
+            } else {
+                ""
+            };
             let mut plan = lab.plan("", never);
             if fault == MachineEnds && at == 0 {
                 plan.servers.swap(0, 1);
             }
             let held = lab.hold(&plan, &lab.fake(fault, at));
             let case = format!("{fault:?} at server {at}: {:?}", held.journal);
-            let starts = held.journal.iter().filter(|l| l.starts_with("start")).map(|l| &l[6..]);
-            let mut stops: Vec<_> =
-                held.journal.iter().filter(|l| l.starts_with("stop")).map(|l| &l[5..]).collect();
+            let starts = held
+                .journal
+                .iter()
+                .filter(|l| l.starts_with("start"))
+                .map(|l| &l[6..]);
+            let mut stops: Vec<_> = held
+                .journal
+                .iter()
+                .filter(|l| l.starts_with("stop"))
+                .map(|l| &l[5..])
+                .collect();
             stops.reverse();
             assert_eq!(starts.collect::<Vec<_>>(), stops, "{case}");
             assert_eq!(lab.left(), GONE, "{case}");
@@ -270,12 +330,17 @@ fn every_fault_at_every_server_tears_everything_down() {
 /// Guards: even a panic of the recovery leaves nothing running.
 #[test]
 fn a_panic_tears_everything_down() {
-    for fault in [Fault::StartPanics, Fault::FactsPanic, Fault::MachineEndsWithPanic] {
+    for fault in [
+        Fault::StartPanics,
+        Fault::FactsPanic,
+        Fault::MachineEndsWithPanic,
+    ] {
         for at in 0..2 {
             let lab = Lab::new();
             let plan = lab.plan("", "");
             let fake = lab.fake(fault, at);
-            let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| lab.hold(&plan, &fake)));
+            let panicked =
+                std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| lab.hold(&plan, &fake)));
             assert!(panicked.is_err(), "{fault:?} at {at}");
             let journal = fake.journal.borrow();
             let count = |word: &str| journal.iter().filter(|l| l.starts_with(word)).count();
@@ -296,7 +361,10 @@ fn the_first_failing_check_is_named_with_its_evidence() {
     assert_eq!(held.exit, Some(Exit::Failed));
     assert_eq!(report.rto_ms, None);
     let failed = report.failed_check.unwrap();
-    assert_eq!((failed.server.as_str(), failed.check.as_str()), ("web", "greeting"));
+    assert_eq!(
+        (failed.server.as_str(), failed.check.as_str()),
+        ("web", "greeting")
+    );
     assert_eq!(failed.evidence.console_tail, ["booting", "ready"]);
     assert!(report.reason.unwrap().contains("greeting"));
     let states: Vec<_> = report.servers[1].checks.iter().map(|c| c.status).collect();
@@ -307,7 +375,10 @@ fn the_first_failing_check_is_named_with_its_evidence() {
 fn a_check_that_is_not_required_is_reported_only() {
     let lab = Lab::new();
     let more = "[[server.check]]\nkind = \"console\"\npattern = \"never\"\ntimeout = \"1s\"\nrequired = false\n";
-    let report = lab.hold(&lab.plan("", more), &lab.fake(Fault::None, 0)).result.unwrap();
+    let report = lab
+        .hold(&lab.plan("", more), &lab.fake(Fault::None, 0))
+        .result
+        .unwrap();
     assert_eq!(report.verdict, Verdict::Passed);
     assert_eq!(report.servers[1].checks[1].status, CheckStatus::Failed);
 }
@@ -316,7 +387,10 @@ fn a_check_that_is_not_required_is_reported_only() {
 fn a_missed_objective_fails_only_where_it_is_required() {
     let lab = Lab::new();
     let wanted = "[objectives]\nrpo = \"5m\"\n";
-    let report = lab.hold(&lab.plan(wanted, ""), &lab.fake(Fault::None, 0)).result.unwrap();
+    let report = lab
+        .hold(&lab.plan(wanted, ""), &lab.fake(Fault::None, 0))
+        .result
+        .unwrap();
     assert_eq!(report.verdict, Verdict::Passed);
     assert_eq!(report.objectives.rpo.met, Some(false));
 
@@ -331,7 +405,10 @@ fn a_missed_objective_fails_only_where_it_is_required() {
 #[test]
 fn the_time_limit_of_the_drill_ends_a_patient_check() {
     let lab = Lab::new();
-    let plan = lab.plan("time_limit = \"1s\"", "expect = \"never\"\ntimeout = \"1h\"");
+    let plan = lab.plan(
+        "time_limit = \"1s\"",
+        "expect = \"never\"\ntimeout = \"1h\"",
+    );
     let report = lab.hold(&plan, &lab.fake(Fault::None, 0)).result.unwrap();
     assert!(report.reason.unwrap().contains("time limit of 1.0 s"));
 }
@@ -339,11 +416,15 @@ fn the_time_limit_of_the_drill_ends_a_patient_check() {
 #[test]
 fn a_signal_while_a_check_waits_interrupts_the_drill() {
     let lab = Lab::new();
-    let plan = lab.plan("", "expect = \"never\"\ntimeout = \"1h\"");
+    let plan = lab.plan(
+        "[objectives]\nrto = \"1h\"",
+        "expect = \"never\"\ntimeout = \"1h\"",
+    );
     let held = lab.hold(&plan, &lab.fake(Fault::Signal, 1));
     assert_eq!(held.exit, Some(Exit::Terminated));
     let report = held.result.unwrap();
     assert_eq!(report.verdict, Verdict::Interrupted);
     assert!(report.reason.unwrap().contains("SIGTERM"));
+    assert_eq!(report.objectives.rto.met, None, "nothing was missed");
     assert_eq!(lab.left(), GONE);
 }
