@@ -12,6 +12,7 @@ use clap::{CommandFactory, Parser};
 use tracing_subscriber::EnvFilter;
 
 use crate::failure::Failure;
+use crate::site;
 use options::{Cli, Command};
 
 /// The whole program.
@@ -39,11 +40,12 @@ fn log_to_stderr(verbose: u8) {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .init();
 }
 
 fn dispatch(cli: Cli, start: running::Start) -> Result<(), Failure> {
-    let state = &cli.state;
+    let state = &site::absolute(&cli.state);
     match cli.command {
         Command::Keygen(args) => images::keygen(&args),
         Command::Enroll(args) => images::enroll(state, &args),

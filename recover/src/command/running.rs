@@ -59,7 +59,7 @@ pub fn failover(state: &Path, args: &FailoverArgs, start: Start) -> Result<(), F
     } else {
         print(&summary(&server, &checks))
     };
-    server.detach();
+    server.detach()?;
     shown
 }
 

@@ -109,11 +109,8 @@ impl Cables {
             .iter()
             .enumerate()
             .flat_map(|(card, nic)| {
-                let addresses = nic.addresses.iter().filter_map(|text| text.parse().ok());
-                addresses.map(move |cidr| (card, cidr))
-            })
-            .filter(|(_, cidr): &(usize, Cidr)| {
-                !cidr.address.is_loopback() && !cidr.address.is_link_local()
+                let addresses = addresses_of(nic, nics.len(), inventory);
+                addresses.into_iter().map(move |cidr| (card, cidr))
             })
             .collect();
         let own = match request.address {
@@ -232,6 +229,25 @@ impl Cables {
     }
 }
 
+/// The addresses of a card. Where nobody recorded the hardware, as in an image of a disk alone,
+/// the card is known by its name only, or by being the only one.
+fn addresses_of(nic: &PlannedNic, cards: usize, inventory: &Inventory) -> Vec<Cidr> {
+    let mut texts: Vec<&String> = nic.addresses.iter().collect();
+    if texts.is_empty() {
+        let is_its = |name: &String| match &nic.name {
+            Some(own) => own == name,
+            None => cards == 1,
+        };
+        let of_name = inventory.interfaces.iter().filter(|i| is_its(&i.name));
+        texts = of_name.flat_map(|i| &i.addresses).collect();
+    }
+    texts
+        .iter()
+        .filter_map(|text| text.parse().ok())
+        .filter(|cidr: &Cidr| !cidr.address.is_loopback() && !cidr.address.is_link_local())
+        .collect()
+}
+
 /// The server's own gateway with its network's prefix; where none is known, a neighbour.
 fn default_gateway(own: &[(usize, Cidr)], inventory: &Inventory) -> Option<Cidr> {
     let routed = inventory
@@ -338,6 +354,28 @@ mod tests {
         let cables = Cables::plan(&asked, server, &nics, &Inventory::default());
         assert_eq!(cables.record().taps, ["rl010101010"]);
         assert_eq!(cables.addresses, ["10.1.1.5".parse::<IpAddr>().unwrap()]);
+    }
+
+    /// Guards images of a disk alone: the agent never saw the card, but its configuration.
+    #[test]
+    fn a_card_without_recorded_hardware_is_known_by_its_name() {
+        let nics = [PlannedNic {
+            name: Some("enp3s0".into()),
+            ..nic("02:00:00:00:00:01", &[])
+        }];
+        let interface = relevo_wire::inventory::Interface {
+            name: "enp3s0".into(),
+            addresses: vec!["10.77.0.10/24".into()],
+            ..Default::default()
+        };
+        let inventory = Inventory {
+            interfaces: vec![interface],
+            ..Inventory::default()
+        };
+        let server = ServerId::from_bytes([1; 16]);
+        let cables = Cables::plan(&NetworkRequest::default(), server, &nics, &inventory);
+        assert_eq!(cables.addresses, ["10.77.0.10".parse::<IpAddr>().unwrap()]);
+        assert_eq!(cables.cables[0].host, Some("10.77.0.1/24".parse().unwrap()));
     }
 
     #[test]

@@ -138,7 +138,7 @@ impl RunDir {
 
     /// A run in any directory.
     pub fn at(path: &Path) -> Self {
-        Self(path.to_path_buf())
+        Self(crate::site::absolute(path))
     }
 
     /// All runs of a site.

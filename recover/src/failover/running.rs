@@ -159,7 +159,8 @@ impl RunningServer {
         None
     }
 
-    /// Waits until every check succeeds, one after the other, and notes the RTO.
+    /// Waits until every check succeeds, one after the other, and notes the RTO. Until then the
+    /// run counts as starting: were this process killed, the next `status` would end it.
     pub fn wait_for(
         &mut self,
         checks: &[Check],
@@ -177,6 +178,7 @@ impl RunningServer {
         });
         let rto = self.began.instant.elapsed();
         self.record.rto_ms = Some(millis(rto));
+        self.record.state = RunState::Running;
         self.write_record()?;
         Ok(rto)
     }
@@ -273,9 +275,12 @@ impl RunningServer {
     }
 
     /// Lets it run on when this is dropped; `status` and `stop` find it again.
-    pub fn detach(mut self) {
+    pub fn detach(mut self) -> Result<(), Failure> {
+        self.record.state = RunState::Running;
+        self.write_record()?;
         self.over = true;
         self.lock = None;
+        Ok(())
     }
 
     /// Children that have ended are waited for, so that none stays as a zombie.
@@ -297,9 +302,7 @@ impl Drop for RunningServer {
         }
         if left.is_empty() {
             // A service that nobody was given the use of has written nothing worth keeping.
-            if !self.record.resumed {
-                self.record.state = RunState::Starting;
-            }
+            self.record.state = RunState::Starting;
             if let Err(error) = teardown::close_record(&self.run, self.record.clone()) {
                 tracing::error!(%error, "the run's record could not be closed");
             }

@@ -104,7 +104,7 @@ fn clean_up(run: &RunDir, record: &mut RunRecord) -> Result<Option<String>, Fail
         return Err(teardown::left_behind(&record.name, &left));
     }
     teardown::close_record(run, record.clone())?;
-    record.state = RunState::Stopped;
+    *record = run.read()?.unwrap_or_else(|| record.clone());
     Ok(Some(format!("{note}; what was left of it was removed")))
 }
 
@@ -154,8 +154,8 @@ fn stop_one(
         .to_string();
     let left = match &record {
         Some(record) => {
-            let runs = record.state == RunState::Running;
-            let ending = if runs {
+            let served = record.state == RunState::Running;
+            let ending = if served {
                 Ending::PowerButton(patience)
             } else {
                 Ending::AtOnce

@@ -163,8 +163,6 @@ pub fn start(
 
     steps.next("boot", "starting the virtual machine");
     spawn_machine(&mut made, &boot, &cables, sockets, &uuid, cancel)?;
-    made.record.state = RunState::Running;
-    made.write_record()?;
     made.set_steps(steps.end(), request.began);
     Ok(made)
 }
@@ -178,7 +176,7 @@ fn make_room(
 ) -> Result<(), Failure> {
     if let Some(record) = run.read()? {
         let runs = record.machine.is_some_and(|machine| machine.is_alive());
-        if runs && record.state != RunState::Stopped {
+        if runs && record.state == RunState::Running {
             return Err(Failure::new(
                 format!("{name} is already running here, as of {}", record.taken),
                 format!(
@@ -199,6 +197,7 @@ fn make_room(
     let kept = run.path().join("overlays");
     if resume {
         if overlays.exists() {
+            forget_logs(run);
             return Ok(());
         }
         return Err(Failure::new(
@@ -219,11 +218,20 @@ fn make_room(
     if kept.exists() {
         std::fs::remove_dir_all(&kept).map_err(|e| Failure::io(&kept, &e))?;
     }
-    // What earlier consoles and daemons said is not this run's.
-    for old in ["console.log", "disk-server.log", "machine.log"] {
+    forget_logs(run);
+    Ok(())
+}
+
+/// What earlier consoles and daemons said is not this run's.
+fn forget_logs(run: &RunDir) {
+    for old in [
+        "console.log",
+        "disk-server.log",
+        "machine.log",
+        "publish.log",
+    ] {
         let _ = std::fs::remove_file(run.path().join(old));
     }
-    Ok(())
 }
 
 /// Plans; where the operator gives the server an address, the card that gets it is known only

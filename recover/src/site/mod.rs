@@ -26,6 +26,14 @@ pub const DEFAULT_STATE: &str = "/var/lib/relevo/recover";
 const ENROLLMENT: &str = "enrollment.toml";
 const KEYS: &str = "keys.toml";
 
+/// A path that means the same to every process, wherever it was started: runs are found again
+/// by it.
+pub fn absolute(path: &Path) -> PathBuf {
+    path.canonicalize()
+        .or_else(|_| std::path::absolute(path))
+        .unwrap_or_else(|_| path.to_path_buf())
+}
+
 /// The two files that [`keygen`] wrote.
 #[derive(Debug, Clone)]
 pub struct KeyFiles {
@@ -78,7 +86,7 @@ impl Site {
             ));
         }
         Ok(Self {
-            state: state.to_path_buf(),
+            state: absolute(state),
             enrollment: Enrollment::read(&enrollment)?,
             keys: Arc::new(OpeningKeys::read(&state.join(KEYS))?),
         })
@@ -140,7 +148,7 @@ impl Site {
         keys.write(&keys_path)?;
         enrollment.write(&enrollment_path)?;
         Ok(Self {
-            state: state.to_path_buf(),
+            state: absolute(state),
             enrollment,
             keys: Arc::new(keys),
         })
