@@ -118,8 +118,8 @@ impl PointDisk {
         stream.next = end;
         stream.ahead = stream.ahead.max(end);
         let wanted = end.saturating_add(stream.window).min(self.inner.size);
-        // Half a window may be used up before more is asked for: fewer, larger requests.
-        let plan = (wanted > stream.ahead && stream.ahead - end <= stream.window / 2)
+        // Half of what was last asked for may be used up before more is: fewer, larger requests.
+        let plan = (wanted > stream.ahead && stream.ahead - end <= stream.window / 4)
             .then_some((stream.ahead, wanted));
         if plan.is_some() {
             stream.ahead = wanted;
@@ -246,3 +246,7 @@ impl Inner {
             .collect())
     }
 }
+
+#[cfg(test)]
+#[path = "disk_test.rs"]
+mod tests;

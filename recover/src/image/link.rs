@@ -22,6 +22,8 @@ const BATCH: usize = 64;
 const SILENCE: Duration = Duration::from_secs(10);
 /// How long one attempt to connect may take before the next.
 const ATTEMPT: Duration = Duration::from_secs(5);
+/// How long a vault that was not reached yet is tried.
+const FIRST_CONTACT: Duration = Duration::from_secs(8);
 const FIRST_BACK_OFF: Duration = Duration::from_millis(100);
 const LONGEST_BACK_OFF: Duration = Duration::from_secs(3);
 
@@ -57,35 +59,50 @@ pub struct VaultLink {
 impl VaultLink {
     /// Connects once; from then on the link connects again whenever it has to.
     pub fn connect(enrollment: Enrollment, patience: Patience) -> Result<Arc<Self>, Failure> {
+        let link = Self::new(enrollment, patience)?;
+        let first = link.clone();
+        // Patience is for what has worked before: somebody who starts something wants to know
+        // soon that the vault is away.
+        let patience = match patience {
+            Patience::For(limit) => Patience::For(limit.min(FIRST_CONTACT)),
+            Patience::Forever => Patience::For(FIRST_CONTACT),
+        };
+        link.wait_for(async move { first.connection(&mut Retry::new(patience)).await.map(drop) })??;
+        Ok(link)
+    }
+
+    fn new(enrollment: Enrollment, patience: Patience) -> Result<Arc<Self>, Failure> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .thread_name("vault-link")
             .enable_all()
             .build()
             .map_err(|e| {
-                Failure::new(
-                    format!("no threads for the vault link: {e}"),
-                    "free some memory",
-                )
+                let cause = format!("no threads for the vault link: {e}");
+                Failure::new(cause, "free some memory")
             })?;
-        let handle = runtime.handle().clone();
-        let link = Arc::new(Self {
+        Ok(Arc::new(Self {
             enrollment,
             patience,
             current: tokio::sync::Mutex::new(None),
             connections: AtomicU64::new(0),
             closing: AtomicBool::new(false),
-            handle,
+            handle: runtime.handle().clone(),
             runtime: Some(runtime),
-        });
-        let first = link.clone();
-        // Waiting for ever is for disks that have been read before: somebody who starts
-        // something wants to know that the vault is away.
-        let patience = match patience {
-            Patience::Forever => Patience::For(Duration::from_secs(60)),
-            bounded => bounded,
+        }))
+    }
+
+    /// A link that leads nowhere, for stores that are full already.
+    #[cfg(test)]
+    #[allow(clippy::unwrap_used)]
+    pub(super) fn unconnected() -> Arc<Self> {
+        let identity = relevo_wire::identity::Identity::Recovery {
+            tenant: relevo_wire::TenantId::random(),
+            site: relevo_wire::SiteId::random(),
         };
-        link.wait_for(async move { first.connection(&mut Retry::new(patience)).await.map(drop) })??;
-        Ok(link)
+        let expires = relevo_wire::Timestamp::now();
+        let (vault, name) = ("127.0.0.1:9".to_string(), "test".to_string());
+        let enrollment = Enrollment::new(vault, name, &identity, expires, &[], &[], &[]);
+        Self::new(enrollment, Patience::For(Duration::ZERO)).unwrap()
     }
 
     /// The vault's address as configured.
