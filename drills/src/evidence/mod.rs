@@ -130,6 +130,7 @@ pub fn wait_for(
     hear: &mut dyn FnMut(&Evidence),
 ) -> Outcome {
     let mut reader = ConsoleReader::new(&target.console);
+    let mut last_answer: Option<Evidence> = None;
     let mut outcome = Outcome {
         verdict: Verdict::TimedOut,
         evidence: Evidence {
@@ -166,6 +167,14 @@ pub fn wait_for(
             outcome.attempts += 1;
             outcome.evidence = attempt.evidence;
             hear(&outcome.evidence);
+            if attempt.reached {
+                last_answer = Some(outcome.evidence.clone());
+            } else if let Some(answer) = &last_answer {
+                // An attempt cut short by the deadline must not hide what was answered before.
+                let now = std::mem::take(&mut outcome.evidence.summary);
+                outcome.evidence = answer.clone();
+                outcome.evidence.summary = format!("{now}; before that: {}", answer.summary);
+            }
             if attempt.reached {
                 outcome.first_sign.get_or_insert_with(Instant::now);
             }

@@ -229,6 +229,32 @@ fn a_machine_that_ended_fails_the_check_at_once() {
     assert_eq!(outcome.attempts, 1);
 }
 
+/// Guards that an attempt which the deadline cuts short does not hide the answer before it.
+#[test]
+fn the_last_answer_stays_in_the_evidence() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        let (mut first, _) = listener.accept().unwrap();
+        let mut request = [0; 1024];
+        let _ = first.read(&mut request);
+        let _ = first.write_all(page("500 Internal Server Error", "broken").as_bytes());
+        drop(first);
+        // Later callers are accepted by the kernel and never answered.
+        std::thread::park();
+        drop(listener);
+    });
+    let check = check(&format!("kind = \"http\"\nport = {port}"));
+    let deadline = Instant::now() + Duration::from_secs(3);
+    let outcome = run(&check, &target(), deadline);
+    assert_eq!(outcome.verdict, Verdict::TimedOut);
+    assert_eq!(outcome.evidence.http_status, Some(500), "{outcome:?}");
+    assert!(
+        outcome.evidence.summary.contains("before that"),
+        "{outcome:?}"
+    );
+}
+
 /// Guards that an interruption is obeyed though an attempt hangs in a connection.
 #[test]
 fn an_interruption_ends_a_hanging_attempt() {
