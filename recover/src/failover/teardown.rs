@@ -12,6 +12,11 @@ use crate::failure::Failure;
 /// A disk server has to make everything durable before it ends.
 const FLUSH_PATIENCE: Duration = Duration::from_secs(60);
 const SHORT: Duration = Duration::from_secs(10);
+/// Time between two presses of the power button.
+const PRESS_AGAIN: Duration = Duration::from_secs(5);
+const SHORT_PAUSE: Duration = Duration::from_millis(500);
+/// How long a guest may take to listen to its power button at all.
+const LISTEN_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How a virtual machine ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,22 +67,43 @@ pub fn end_strays(run: &RunDir) -> Vec<String> {
 
 fn end_machine(run: &RunDir, machine: ProcessId, ending: Ending) -> bool {
     let control = run.control();
-    if let Ending::PowerButton(patience) = ending {
-        let deadline = Instant::now() + patience;
-        match control::command(&control, "power-button") {
-            Ok(_) => {
-                if machine.wait_gone(deadline.saturating_duration_since(Instant::now())) {
-                    return true;
-                }
-                tracing::warn!("the guest did not shut down in time and is switched off");
-            }
-            Err(error) => tracing::warn!(error, "the power button could not be pressed"),
-        }
+    if let Ending::PowerButton(patience) = ending
+        && press_until_gone(&control, machine, patience)
+    {
+        return true;
     }
     if control::command(&control, "stop").is_ok() && machine.wait_gone(SHORT) {
         return true;
     }
     machine.end(SHORT)
+}
+
+/// Presses the power button, again and again: a guest that is still starting up forgets the
+/// first press. False when it has not shut down in the end.
+fn press_until_gone(control: &std::path::Path, machine: ProcessId, patience: Duration) -> bool {
+    let began = Instant::now();
+    loop {
+        let elapsed = began.elapsed();
+        let pressed = control::command(control, "power-button");
+        if let Err(error) = &pressed
+            && elapsed >= LISTEN_PATIENCE.min(patience)
+        {
+            tracing::warn!(error, "the power button could not be pressed");
+            return machine.wait_gone(Duration::ZERO);
+        }
+        let again = if pressed.is_ok() {
+            PRESS_AGAIN
+        } else {
+            SHORT_PAUSE
+        };
+        if machine.wait_gone(again.min(patience.saturating_sub(elapsed))) {
+            return true;
+        }
+        if began.elapsed() >= patience {
+            tracing::warn!("the guest did not shut down in time and is switched off");
+            return false;
+        }
+    }
 }
 
 fn remove_sockets(run: &RunDir) {
