@@ -62,19 +62,22 @@ pub fn restore(
         .spans()
         .store()
         .link()
-        .wait_for(write_all(spans, out, progress))?;
-    let (data_bytes, zero_bytes) = result?;
-    if data_bytes + zero_bytes != disk.size() {
-        return Err(Failure::new(
-            format!(
-                "{} of {} bytes were written",
-                data_bytes + zero_bytes,
-                disk.size()
-            ),
-            "restore again; if it happens again, report it as a defect",
-        ));
+        .wait_for(write_all(spans, out, progress))
+        .and_then(|result| result)
+        .and_then(|(data, zeros)| {
+            if data + zeros == disk.size() {
+                return target.finish().map(|()| (data, zeros));
+            }
+            let cause = format!("{} of {} bytes were written", data + zeros, disk.size());
+            Err(Failure::new(
+                cause,
+                "restore again; if it happens again, report it as a defect",
+            ))
+        });
+    if result.is_err() {
+        target.give_up();
     }
-    target.finish()?;
+    let (data_bytes, zero_bytes) = result?;
     Ok(Restored {
         disk_bytes: disk.size(),
         data_bytes,
@@ -88,6 +91,18 @@ async fn write_all(
     progress: Arc<Progress>,
 ) -> Result<(u64, u64), Failure> {
     let mut under_way = JoinSet::new();
+    let result = write_spans(&mut under_way, &spans, &target, &progress).await;
+    // After a failure nobody writes to the target any more.
+    under_way.shutdown().await;
+    result
+}
+
+async fn write_spans(
+    under_way: &mut JoinSet<Result<(u64, u64), Failure>>,
+    spans: &Spans,
+    target: &Arc<Target>,
+    progress: &Progress,
+) -> Result<(u64, u64), Failure> {
     let (mut data, mut zeros) = (0, 0);
     let mut next = 0;
     loop {
@@ -111,8 +126,8 @@ async fn write_all(
         progress.done.fetch_add(wrote + skipped, Ordering::Relaxed);
         if progress.cancelled.load(Ordering::Relaxed) {
             return Err(Failure::new(
-                "interrupted: the target is incomplete",
-                "restore again, with --force if it is to go to the same target",
+                "interrupted before the whole disk was written",
+                "restore again",
             )
             .with_code(Failure::INTERRUPTED));
         }
@@ -172,6 +187,8 @@ struct Target {
     /// Whether what was not written reads as zeros.
     blank: bool,
     is_device: bool,
+    /// Made by this restore.
+    is_new: bool,
 }
 
 impl Target {
@@ -207,7 +224,11 @@ impl Target {
 
     fn new_file(path: &Path, size: u64) -> Result<Self, Failure> {
         let file = OpenOptions::new().write(true).create_new(true).open(path);
-        Self::file(file.map_err(|e| Failure::io(path, &e))?, path, size)
+        let target = Self::file(file.map_err(|e| Failure::io(path, &e))?, path, size)?;
+        Ok(Self {
+            is_new: true,
+            ..target
+        })
     }
 
     fn file(file: File, path: &Path, size: u64) -> Result<Self, Failure> {
@@ -217,6 +238,7 @@ impl Target {
             path: path.to_path_buf(),
             blank: true,
             is_device: false,
+            is_new: false,
         })
     }
 
@@ -253,6 +275,7 @@ impl Target {
             path: path.to_path_buf(),
             blank: false,
             is_device: true,
+            is_new: false,
         })
     }
 
@@ -296,6 +319,21 @@ impl Target {
             done += part;
         }
         Ok(())
+    }
+
+    /// After a failure: a part of a disk must not look like a whole one.
+    fn give_up(&self) {
+        if self.is_device {
+            return;
+        }
+        let undone = if self.is_new {
+            std::fs::remove_file(&self.path)
+        } else {
+            self.file.set_len(0)
+        };
+        if let Err(error) = undone {
+            tracing::warn!(path = %self.path.display(), %error, "an incomplete disk is left");
+        }
     }
 
     fn finish(&self) -> Result<(), Failure> {

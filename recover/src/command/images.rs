@@ -259,8 +259,11 @@ pub fn restore(state: &Path, args: &RestoreArgs) -> Result<(), Failure> {
     });
     if cancel.is_set() && result.is_err() {
         return Err(Failure::new(
-            format!("interrupted: {} is incomplete", args.to.display()),
-            "restore again, with --force if it is to go to the same target",
+            format!(
+                "interrupted before all of {} was written",
+                args.to.display()
+            ),
+            "restore again",
         )
         .with_code(Failure::INTERRUPTED));
     }
