@@ -185,7 +185,7 @@ fn run_backup(args: BackupArgs) -> Result<(), AgentError> {
         counters: counters.clone(),
     };
     let report = runtime()?.block_on(async {
-        let progress = progress::show(size, &counters, !args.json);
+        let progress = progress::show(size, &counters);
         let done = run.run(&VaultDial(&enrolled.enrollment)).await;
         drop(progress);
         let (report, link) = done?;

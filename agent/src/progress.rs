@@ -1,17 +1,24 @@
-//! The bar that a person watches; nothing where nobody does.
+//! The bar that a person watches; nothing where nobody does. Log lines step in front of it.
 
-use std::io::IsTerminal;
-use std::sync::Arc;
+use std::io::{self, IsTerminal, Write};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::pipeline::Counters;
 
-/// A bar over `disk` bytes on standard error, when that is a terminal and `wanted`. Hold the
-/// guard as long as it shall be seen.
-pub fn show(disk: u64, counters: &Arc<Counters>, wanted: bool) -> Progress {
-    if !wanted || !std::io::stderr().is_terminal() {
+/// The bar that is on the terminal, for those who write there too.
+static SHOWN: Mutex<Option<ProgressBar>> = Mutex::new(None);
+
+fn shown() -> MutexGuard<'static, Option<ProgressBar>> {
+    SHOWN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A bar over `disk` bytes on standard error, when that is a terminal: it is apart from what
+/// programs read, which goes to standard output. Hold the guard as long as it shall be seen.
+pub fn show(disk: u64, counters: &Arc<Counters>) -> Progress {
+    if !io::stderr().is_terminal() {
         return Progress(None);
     }
     let bar = ProgressBar::with_draw_target(Some(disk), ProgressDrawTarget::stderr());
@@ -19,6 +26,7 @@ pub fn show(disk: u64, counters: &Arc<Counters>, wanted: bool) -> Progress {
     if let Ok(style) = ProgressStyle::with_template(layout) {
         bar.set_style(style);
     }
+    *shown() = Some(bar.clone());
     let (watched, counters) = (bar.clone(), counters.clone());
     let task = tokio::spawn(async move {
         let mut tick = tokio::time::interval(Duration::from_millis(200));
@@ -39,7 +47,27 @@ impl Drop for Progress {
     fn drop(&mut self) {
         if let Some((bar, task)) = self.0.take() {
             task.abort();
+            *shown() = None;
             bar.finish_and_clear();
         }
+    }
+}
+
+/// Standard error for log lines: the bar is taken away for each and drawn again below it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LogOutput;
+
+impl Write for LogOutput {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let bar = shown().clone();
+        match bar {
+            Some(bar) => bar.suspend(|| io::stderr().write_all(line))?,
+            None => io::stderr().write_all(line)?,
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
     }
 }
