@@ -3,6 +3,7 @@
 //! What it holds beyond them: tokens, when points were verified, and which nodes were proven
 //! complete. Losing it costs a scan of the packs, the tokens that wait, and a verification.
 
+mod chunks;
 mod listing;
 mod tokens;
 
@@ -13,12 +14,13 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use relevo_wire::id::random_bytes;
 use relevo_wire::manifest::SealedManifest;
-use relevo_wire::{ChunkId, PointId, TenantId};
+use relevo_wire::{PointId, TenantId};
 
 use crate::error::StoreError;
 use crate::record::{ChunkKind, Record};
 use crate::volume::PackId;
 
+pub use chunks::Located;
 pub use listing::Image;
 pub use tokens::{Role, TokenError, TokenRow};
 
@@ -53,21 +55,6 @@ CREATE TABLE tokens (
     expires INTEGER NOT NULL, used INTEGER) WITHOUT ROWID;
 CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 ";
-
-/// Where a chunk is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Located {
-    /// Number of the pack, of the chunk's tenant.
-    pub pack: u32,
-    /// Where its entry begins.
-    pub offset: u64,
-    /// Bytes of the sealed chunk.
-    pub length: u32,
-    /// What it may be used as.
-    pub kind: ChunkKind,
-    /// True when all below it was found present, in this epoch.
-    pub complete: bool,
-}
 
 /// A record and where its entry begins.
 #[derive(Clone, Debug)]
@@ -206,35 +193,6 @@ impl Catalogue {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
-    /// Where the chunks are, in the order asked.
-    pub fn locate(
-        &self,
-        tenant: TenantId,
-        ids: &[ChunkId],
-    ) -> Result<Vec<Option<Located>>, StoreError> {
-        let Some(tenant) = self.tenant(tenant)? else {
-            return Ok(vec![None; ids.len()]);
-        };
-        let epoch = self.epoch()?;
-        let mut query = self.db.prepare_cached(
-            "SELECT pack, offset, length, kind, complete FROM chunks WHERE tenant = ?1 AND id = ?2",
-        )?;
-        let mut found = Vec::with_capacity(ids.len());
-        for id in ids {
-            let row = query.query_row(params![tenant, id.as_bytes()], |row| {
-                Ok(Located {
-                    pack: row.get(0)?,
-                    offset: row.get::<_, i64>(1)? as u64,
-                    length: row.get(2)?,
-                    kind: ChunkKind::from_number(row.get(3)?),
-                    complete: row.get::<_, i64>(4)? == epoch,
-                })
-            });
-            found.push(row.optional()?);
-        }
-        Ok(found)
-    }
-
     /// Takes in what stands in a pack, and that the pack is known up to `scanned`. Records that
     /// are known keep their place.
     pub fn take(
@@ -327,83 +285,6 @@ impl Catalogue {
             params![tenant, pack.number],
         )?;
         self.set_epoch()
-    }
-
-    /// Forgets damaged chunks, so that agents send them again, and begins a new epoch.
-    pub fn forget_chunks(&self, tenant: TenantId, ids: &[ChunkId]) -> Result<(), StoreError> {
-        let Some(tenant) = self.tenant(tenant)? else {
-            return Ok(());
-        };
-        let mut delete = self
-            .db
-            .prepare_cached("DELETE FROM chunks WHERE tenant = ?1 AND id = ?2")?;
-        for id in ids {
-            delete.execute(params![tenant, id.as_bytes()])?;
-        }
-        self.set_epoch()
-    }
-
-    /// Notes that all below these nodes is present. Worth nothing when the epoch has changed.
-    pub fn mark_complete(
-        &self,
-        tenant: TenantId,
-        epoch: i64,
-        ids: &[ChunkId],
-    ) -> Result<(), StoreError> {
-        let Some(tenant) = self.tenant(tenant)? else {
-            return Ok(());
-        };
-        let mut update = self
-            .db
-            .prepare_cached("UPDATE chunks SET complete = ?1 WHERE tenant = ?2 AND id = ?3")?;
-        for id in ids {
-            update.execute(params![epoch, tenant, id.as_bytes()])?;
-        }
-        Ok(())
-    }
-
-    /// Chunks that the catalogue places in this range of a pack. Slow: reads the whole table.
-    pub fn chunks_within(
-        &self,
-        pack: PackId,
-        offsets: std::ops::Range<u64>,
-    ) -> Result<Vec<ChunkId>, StoreError> {
-        let Some(tenant) = self.tenant(pack.tenant)? else {
-            return Ok(Vec::new());
-        };
-        let mut query = self.db.prepare_cached(
-            "SELECT id FROM chunks WHERE tenant = ?1 AND pack = ?2 AND offset >= ?3 AND offset < ?4",
-        )?;
-        let range = params![
-            tenant,
-            pack.number,
-            offsets.start as i64,
-            i64::try_from(offsets.end).unwrap_or(i64::MAX)
-        ];
-        let rows = query.query_map(range, |row| row.get(0).map(ChunkId::from_bytes))?;
-        Ok(rows.collect::<Result<_, _>>()?)
-    }
-
-    /// How many chunks the catalogue places in each pack, below the offset given for it.
-    pub fn chunk_counts(&self, packs: &[(PackId, u64)]) -> Result<Vec<u64>, StoreError> {
-        let mut limits = std::collections::HashMap::new();
-        for (at, (pack, limit)) in packs.iter().enumerate() {
-            if let Some(tenant) = self.tenant(pack.tenant)? {
-                limits.insert((tenant, i64::from(pack.number)), (at, *limit as i64));
-            }
-        }
-        let mut counts = vec![0; packs.len()];
-        let mut query = self.db.prepare("SELECT tenant, pack, offset FROM chunks")?;
-        let mut rows = query.query([])?;
-        while let Some(row) = rows.next()? {
-            let key: (i64, i64) = (row.get(0)?, row.get(1)?);
-            if let Some(&(at, limit)) = limits.get(&key)
-                && row.get::<_, i64>(2)? < limit
-            {
-                counts[at] += 1;
-            }
-        }
-        Ok(counts)
     }
 
     /// A committed point: its manifest and the bytes that it added.

@@ -1,0 +1,215 @@
+//! An agent's upload: the session, what is known already, chunks, and the commit.
+
+use std::collections::HashMap;
+use std::sync::{MutexGuard, PoisonError};
+
+use bytes::Bytes;
+
+use relevo_wire::chunk::{CheckedChunk, MAX_SEALED};
+use relevo_wire::manifest::SealedManifest;
+use relevo_wire::message::{MAX_MISSING, MAX_PUT, Refusal, RefusalCode, Response};
+use relevo_wire::{ChunkId, ServerId, SessionId, TenantId, Timestamp};
+
+use super::refusal::{forbidden, malformed};
+use super::shelf::VaultShelf;
+use super::{Vault, check_ids};
+use crate::completeness::{self, Fault};
+use crate::error::StoreError;
+use crate::record::{ChunkKind, PointRecord, Record};
+use crate::store::stored_size;
+use crate::volume::Volume;
+
+/// Uploads that one server may have open; opening one more closes the oldest.
+const SESSIONS_PER_SERVER: usize = 16;
+
+/// An upload that is open.
+pub(super) struct Session {
+    tenant: TenantId,
+    server: ServerId,
+    added: u64,
+    opened: u64,
+}
+
+impl<V: Volume> Vault<V> {
+    pub(super) fn open_session(&self, tenant: TenantId, server: ServerId) -> Response {
+        let mut sessions = self.sessions();
+        let mine = |s: &&Session| s.tenant == tenant && s.server == server;
+        if sessions.values().filter(mine).count() >= SESSIONS_PER_SERVER {
+            let oldest = sessions
+                .iter()
+                .filter(|(_, s)| mine(s))
+                .min_by_key(|(_, s)| s.opened)
+                .map(|(id, _)| *id);
+            oldest.and_then(|id| sessions.remove(&id));
+        }
+        let opened = sessions.values().map(|s| s.opened + 1).max().unwrap_or(0);
+        let session = SessionId::random();
+        sessions.insert(
+            session,
+            Session {
+                tenant,
+                server,
+                added: 0,
+                opened,
+            },
+        );
+        Response::SessionOpened { session }
+    }
+
+    pub(super) fn check_session(
+        &self,
+        tenant: TenantId,
+        server: ServerId,
+        session: SessionId,
+    ) -> Result<u64, Refusal> {
+        match self.sessions().get(&session) {
+            Some(s) if s.tenant == tenant && s.server == server => Ok(s.added),
+            _ => Err(Refusal::new(
+                RefusalCode::NotFound,
+                "this upload is not open here: the vault was started anew since",
+                "open it again; what was stored is kept",
+            )),
+        }
+    }
+
+    pub(super) fn have(&self, tenant: TenantId, ids: &[ChunkId]) -> Result<Response, Refusal> {
+        check_ids(ids)?;
+        let found = self.store.read(|c| c.locate(tenant, ids))?;
+        let mut bits = vec![0u8; ids.len().div_ceil(8)];
+        for (at, _) in found.iter().enumerate().filter(|(_, f)| f.is_some()) {
+            bits[at / 8] |= 1 << (at % 8);
+        }
+        Ok(Response::Known(bits))
+    }
+
+    pub(super) fn commit(
+        &self,
+        tenant: TenantId,
+        server: ServerId,
+        session: SessionId,
+        manifest: SealedManifest,
+    ) -> Result<Response, Refusal> {
+        let corrupt =
+            |what: String| Refusal::new(RefusalCode::Corrupt, what, "start the backup anew");
+        let public = manifest.public().map_err(|e| corrupt(e.to_string()))?;
+        if public.server != server {
+            return Err(forbidden(
+                "a recovery point of another server",
+                "commit with that server's enrolment",
+            ));
+        }
+        // The answer to a commit may be lost: asked again, it is given again.
+        if let Some((earlier, stored)) = self.store.read(|c| c.point(tenant, public.point))? {
+            return match earlier == manifest {
+                true => Ok(Response::Committed { stored }),
+                false => Err(StoreError::PointTaken(public.point).into()),
+            };
+        }
+        let added = self.check_session(tenant, server, session)?;
+        let mut shelf = VaultShelf::new(&self.store, tenant)?;
+        let faults = completeness::faults(&mut shelf, &public, MAX_MISSING)?;
+        shelf.flush();
+        let misplaced = faults.iter().find_map(|fault| match fault {
+            Fault::Misplaced(id, why) => Some(format!("chunk {id}: {why}")),
+            Fault::Missing(_) => None,
+        });
+        if let Some(what) = misplaced {
+            return Err(corrupt(what));
+        }
+        if !faults.is_empty() {
+            let missing = faults.iter().map(Fault::chunk).collect();
+            return Ok(Response::Incomplete { missing });
+        }
+        let mut point = PointRecord {
+            manifest,
+            committed: Timestamp::now(),
+            stored: added,
+        };
+        let body = minicbor::to_vec(&point).map_err(|e| corrupt(e.to_string()))?;
+        point.stored += stored_size(body.len());
+        let stored = point.stored;
+        self.store
+            .append_blocking(tenant, vec![Record::Point(Box::new(point))])?;
+        self.sessions().remove(&session);
+        tracing::info!(%server, point = %public.point, stored, "recovery point committed");
+        Ok(Response::Committed { stored })
+    }
+
+    /// Counts what an upload added.
+    pub fn note_added(&self, reception: &Reception) {
+        if let Some(session) = self.sessions().get_mut(&reception.session) {
+            session.added += reception.added;
+        }
+    }
+
+    fn sessions(&self) -> MutexGuard<'_, HashMap<SessionId, Session>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A put under way.
+#[derive(Debug)]
+pub struct Reception {
+    tenant: TenantId,
+    session: SessionId,
+    left: usize,
+    added: u64,
+}
+
+impl Reception {
+    pub(super) fn new(tenant: TenantId, session: SessionId, chunks: u32) -> Result<Self, Refusal> {
+        let left = usize::try_from(chunks).unwrap_or(usize::MAX);
+        if left > MAX_PUT {
+            return Err(malformed(format!(
+                "a put of {chunks} chunks is over the limit of {MAX_PUT}"
+            )));
+        }
+        Ok(Self {
+            tenant,
+            session,
+            left,
+            added: 0,
+        })
+    }
+
+    /// Whose chunks come.
+    pub fn tenant(&self) -> TenantId {
+        self.tenant
+    }
+
+    /// True while chunks are still to come.
+    pub fn expects_more(&self) -> bool {
+        self.left > 0
+    }
+
+    /// A chunk has come: whether its size is one that a chunk may have.
+    pub fn arrived(&mut self, chunk: &Bytes) -> Result<(), Refusal> {
+        self.left = self.left.saturating_sub(1);
+        if chunk.is_empty() || chunk.len() > MAX_SEALED {
+            return Err(malformed(format!("no chunk has {} bytes", chunk.len())));
+        }
+        Ok(())
+    }
+
+    /// Bytes that some of its chunks added.
+    pub fn stored(&mut self, added: u64) {
+        self.added += added;
+    }
+
+    /// The answer when all chunks are stored.
+    pub fn answer(&self) -> Response {
+        Response::Stored { added: self.added }
+    }
+}
+
+/// Hashes chunks that came in. Takes processor time, none of the store's.
+pub fn check_chunks(chunks: Vec<Bytes>) -> Result<Vec<Record>, Refusal> {
+    let check = |bytes| {
+        let chunk = CheckedChunk::of(bytes);
+        ChunkKind::of(&chunk).map_err(|e| {
+            Refusal::new(RefusalCode::Corrupt, e.to_string(), "start the backup anew")
+        })?;
+        Ok(Record::Chunk(chunk))
+    };
+    chunks.into_iter().map(check).collect()
+}

@@ -1,0 +1,71 @@
+//! From a vault's address to a connection.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn::crypto::rustls::QuicClientConfig;
+use quinn::{Connection, Endpoint, TransportConfig};
+
+use super::error::{ClientError, describe};
+use crate::identity::VAULT_NAME;
+
+/// QUIC settings of both sides: windows for long fat lines, many streams, quick notice of loss.
+pub fn transport() -> Arc<TransportConfig> {
+    let mut transport = TransportConfig::default();
+    transport
+        .max_concurrent_bidi_streams(256u32.into())
+        .max_concurrent_uni_streams(0u32.into())
+        .stream_receive_window((16u32 << 20).into())
+        .receive_window((64u32 << 20).into())
+        .send_window(64 << 20)
+        .keep_alive_interval(Some(Duration::from_secs(5)));
+    if let Ok(idle) = Duration::from_secs(30).try_into() {
+        transport.max_idle_timeout(Some(idle));
+    }
+    let mut mtu = quinn::MtuDiscoveryConfig::default();
+    // Jumbo frames where the path carries them; discovery finds out.
+    mtu.upper_bound(9000);
+    transport.mtu_discovery_config(Some(mtu));
+    Arc::new(transport)
+}
+
+pub(super) async fn dial(
+    vault: &str,
+    tls: rustls::ClientConfig,
+) -> Result<(Endpoint, Connection), ClientError> {
+    let address_error = |reason: String| ClientError::Address {
+        vault: vault.to_string(),
+        reason,
+    };
+    let addresses: Vec<SocketAddr> = tokio::net::lookup_host(vault)
+        .await
+        .map_err(|e| address_error(e.to_string()))?
+        .collect();
+    let crypto =
+        QuicClientConfig::try_from(tls).map_err(|e| ClientError::Credentials(e.to_string()))?;
+    let mut config = quinn::ClientConfig::new(Arc::new(crypto));
+    config.transport_config(transport());
+    let mut last = address_error("the name has no address".into());
+    for address in addresses {
+        let local: SocketAddr = match address {
+            SocketAddr::V4(_) => ([0, 0, 0, 0], 0).into(),
+            SocketAddr::V6(_) => ([0u16; 8], 0).into(),
+        };
+        let endpoint = match Endpoint::client(local) {
+            Ok(endpoint) => endpoint,
+            Err(e) => {
+                last = address_error(e.to_string());
+                continue;
+            }
+        };
+        match endpoint.connect_with(config.clone(), address, VAULT_NAME) {
+            Ok(connecting) => match connecting.await {
+                Ok(connection) => return Ok((endpoint, connection)),
+                Err(e) => last = describe(vault, &e),
+            },
+            Err(e) => last = address_error(e.to_string()),
+        }
+    }
+    Err(last)
+}
