@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
-use super::medium::Medium;
+use super::medium::{Distrustful, Medium};
 use super::{GRAIN, OverlayError};
 use crate::block::BlockError;
 
@@ -127,7 +127,7 @@ impl States {
 
 /// The pages on their medium.
 pub(super) struct GrainMap<M> {
-    medium: M,
+    medium: Distrustful<M>,
     /// For each page ever written: its newest number. Odd numbers are at its first place.
     numbers: Mutex<HashMap<u64, u64>>,
 }
@@ -140,6 +140,7 @@ impl<M: Medium> GrainMap<M> {
         base_id: &str,
         dir: &Path,
     ) -> Result<(Self, States), OverlayError> {
+        let medium = Distrustful::new(medium);
         let header = encode_header(size, base_id);
         let mut found = vec![0; PAGE];
         medium.read_at(0, &mut found)?;

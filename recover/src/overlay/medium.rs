@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use crate::block::BlockError;
 
@@ -20,6 +21,55 @@ pub trait Medium: Send + Sync {
     fn discard(&self, offset: u64, len: u64) -> Result<(), BlockError>;
     /// Where content may be at or after `offset`, as start and end; none when there is none.
     fn next_content(&self, offset: u64) -> Result<Option<(u64, u64)>, BlockError>;
+}
+
+/// A medium that is trusted until a sync fails. The kernel drops what it could not write and
+/// lets the next sync succeed (fsync(2)), so after a failure no sync may ever be believed again.
+pub(super) struct Distrustful<M> {
+    medium: M,
+    lost: Mutex<Option<String>>,
+}
+
+impl<M> Distrustful<M> {
+    pub(super) fn new(medium: M) -> Self {
+        Self {
+            medium,
+            lost: Mutex::new(None),
+        }
+    }
+}
+
+impl<M: Medium> Medium for Distrustful<M> {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), BlockError> {
+        self.medium.read_at(offset, buf)
+    }
+
+    fn write_at(&self, offset: u64, data: &[u8]) -> Result<(), BlockError> {
+        self.medium.write_at(offset, data)
+    }
+
+    fn sync(&self) -> Result<(), BlockError> {
+        let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(reason) = &*lost {
+            return Err(BlockError::Unavailable {
+                offset: 0,
+                reason: format!("an earlier write to the overlay was lost ({reason})"),
+            });
+        }
+        let result = self.medium.sync();
+        if let Err(error) = &result {
+            *lost = Some(error.to_string());
+        }
+        result
+    }
+
+    fn discard(&self, offset: u64, len: u64) -> Result<(), BlockError> {
+        self.medium.discard(offset, len)
+    }
+
+    fn next_content(&self, offset: u64) -> Result<Option<(u64, u64)>, BlockError> {
+        self.medium.next_content(offset)
+    }
 }
 
 /// A sparse file.

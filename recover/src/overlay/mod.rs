@@ -11,7 +11,8 @@
 //! to the older of its two places, then makes those durable. A page carries a number and a
 //! checksum; on opening, the newer whole one counts. So a page torn by a crash is noticed and
 //! its predecessor, which the last completed flush wrote, is used: everything before the last
-//! completed flush is there.
+//! completed flush is there. A flush that failed once fails for good: what was lost by then may
+//! be anything.
 
 mod map;
 mod medium;
@@ -24,6 +25,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 
 pub use map::Amounts;
 use map::{GrainMap, GrainState};
+use medium::Distrustful;
 pub use medium::{FileMedium, Medium};
 
 use crate::block::{BlockError, BlockRead, BlockWrite, check_range};
@@ -87,7 +89,7 @@ impl From<OverlayError> for crate::failure::Failure {
 /// A disk that can be written: a base that stays as it is, and what was written since.
 pub struct Overlay<M: Medium = FileMedium> {
     base: Box<dyn BlockRead>,
-    data: M,
+    data: Distrustful<M>,
     map: GrainMap<M>,
     states: RwLock<map::States>,
     grains: Vec<Mutex<()>>,
@@ -131,7 +133,7 @@ impl<M: Medium> Overlay<M> {
         let (map, states) = GrainMap::open(map, base.size(), base_id, dir)?;
         Ok(Self {
             base,
-            data,
+            data: Distrustful::new(data),
             map,
             states: RwLock::new(states),
             grains: (0..LOCKS).map(|_| Mutex::new(())).collect(),

@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used)]
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use proptest::prelude::*;
 
@@ -31,7 +32,7 @@ impl BlockRead for Base {
 /// A medium that loses, on a crash, any sectors written since the last sync: each sector
 /// independently, so that a page can be torn.
 #[derive(Clone, Default)]
-struct Forgetful(Arc<Mutex<Sectors>>);
+struct Forgetful(Arc<Mutex<Sectors>>, Arc<AtomicBool>);
 
 #[derive(Clone, Default)]
 struct Sectors {
@@ -57,7 +58,7 @@ impl Forgetful {
                 sectors.durable.insert(at, bytes);
             }
         }
-        Self(Arc::new(Mutex::new(sectors)))
+        Self(Arc::new(Mutex::new(sectors)), Arc::default())
     }
 }
 
@@ -85,6 +86,14 @@ impl Medium for Forgetful {
     fn sync(&self) -> Result<(), BlockError> {
         let mut sectors = self.0.lock().unwrap();
         let cached = std::mem::take(&mut sectors.cached);
+        // As Linux has it: what could not be written is dropped, and said once.
+        if self.1.swap(false, Ordering::Relaxed) {
+            let source = std::io::Error::from_raw_os_error(libc::EIO);
+            return Err(BlockError::Io {
+                path: "medium".into(),
+                source,
+            });
+        }
         sectors.durable.extend(cached);
         Ok(())
     }
@@ -281,6 +290,22 @@ fn another_base_is_refused_and_so_is_a_second_writer() {
             discarded: 4096
         }
     );
+}
+
+/// Guards against a disk that loses writes and says so only once: no later flush may claim that
+/// they are durable.
+#[test]
+fn a_flush_that_failed_is_never_followed_by_one_that_succeeds() {
+    for fails_for_data in [true, false] {
+        let (data, map) = (Forgetful::default(), Forgetful::default());
+        let overlay = open(&data, &map);
+        overlay.write_at(0, &[1; 4096]).unwrap();
+        let failing = if fails_for_data { &data } else { &map };
+        failing.1.store(true, Ordering::Relaxed);
+        assert!(overlay.flush().is_err());
+        let error = overlay.flush().unwrap_err();
+        assert!(error.to_string().contains("was lost"), "{error}");
+    }
 }
 
 /// Guards neighbours that write different sectors of one grain at the same time.
