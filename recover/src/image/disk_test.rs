@@ -163,3 +163,37 @@ fn a_leaf_of_the_wrong_length_is_refused() {
         "{error}"
     );
 }
+
+/// Guards against an index in which two places give one chunk different lengths.
+#[test]
+fn a_chunk_of_two_lengths_is_refused() {
+    let store = ChunkStore::new(VaultLink::unconnected(), 1 << 20);
+    let sealed = Chunk::new(&SECRET, &[7; 4096]).seal(&mut Compressor::new());
+    store.keep_data(sealed.id(), &[7; 4096]);
+    let chunk = ChunkRef {
+        id: sealed.id(),
+        key: sealed.key(),
+    };
+    let extents = [4096, 8192].map(|length| Extent::Data { length, chunk });
+    let leaf = Node::Leaf(extents.to_vec()).seal(&SECRET);
+    let reference = ChunkRef {
+        id: leaf.id(),
+        key: leaf.key(),
+    };
+    let opened = Node::open(&CheckedChunk::from(&leaf), &leaf.key()).unwrap();
+    store.keep_node(leaf.id(), opened);
+    let root = Node::Inner {
+        level: 1,
+        children: vec![Some(reference)],
+    }
+    .seal(&SECRET);
+    let opened = Node::open(&CheckedChunk::from(&root), &root.key()).unwrap();
+    store.keep_node(root.id(), opened);
+    let root = ChunkRef {
+        id: root.id(),
+        key: root.key(),
+    };
+    let disk = PointDisk::new(store, Some(root), 12288);
+    let error = disk.read_at(8192, &mut [0; 512]).unwrap_err();
+    assert!(error.to_string().contains("4096 bytes as 8192"), "{error}");
+}

@@ -92,11 +92,19 @@ impl ChunkStore {
         }
         self.bring(missing);
         let mut chunks = Vec::with_capacity(places.len());
-        for place in places {
-            chunks.push(match place {
+        for (place, (_, length)) in places.into_iter().zip(wanted) {
+            let data = match place {
                 Ok(data) => data,
                 Err(waiting) => wait(waiting).await.unwrap_or_else(abandoned)?,
-            });
+            };
+            // Another place in the index may have brought it, and the two may disagree.
+            if data.len() != *length {
+                let found = data.len();
+                return Err(
+                    format!("the index describes a chunk of {found} bytes as {length}").into(),
+                );
+            }
+            chunks.push(data);
         }
         Ok(chunks)
     }
