@@ -4,9 +4,9 @@
 //! whatever order they finish, so that a request that waits for the vault delays no other.
 //! Protocol: QEMU's `docs/interop/vhost-user.rst`; requests: virtio 1.2, section 5.2.
 
-use std::io::{self, Read, Write};
+use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use vhost::vhost_user::Listener;
@@ -14,36 +14,25 @@ use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatu
 use vhost_user_backend::{VhostUserBackend, VhostUserDaemon, VringRwLock, VringT};
 use virtio_bindings::virtio_blk::{
     VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_DISCARD, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_MQ,
-    VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_WRITE_ZEROES, VIRTIO_BLK_ID_BYTES,
-    VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK, VIRTIO_BLK_S_UNSUPP, VIRTIO_BLK_T_DISCARD,
-    VIRTIO_BLK_T_FLUSH, VIRTIO_BLK_T_GET_ID, VIRTIO_BLK_T_IN, VIRTIO_BLK_T_OUT,
-    VIRTIO_BLK_T_WRITE_ZEROES,
+    VIRTIO_BLK_F_RO, VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_WRITE_ZEROES,
 };
 use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
-use virtio_queue::{DescriptorChain, QueueOwnedT, QueueT};
-use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryLoadGuard, GuestMemoryMmap};
+use virtio_queue::{QueueOwnedT, QueueT};
+use vm_memory::{GuestAddressSpace, GuestMemoryAtomic};
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::event::{
     EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier,
 };
 
 use super::ServedDisk;
+use super::request::{Chain, MAX_RANGE_SECTORS, MAX_RANGES, Memory, Request, SECTOR};
 use super::workers::Workers;
 use crate::failure::Failure;
 
-const SECTOR: u64 = 512;
 const QUEUE_SIZE: usize = 256;
 const QUEUES: usize = 4;
 const WORKERS: usize = 16;
-/// Largest run of one discard or write-zeroes, in sectors: 1 GiB.
-const MAX_RANGE_SECTORS: u32 = 1 << 21;
-const MAX_RANGES: u32 = 32;
-/// Most bytes of one request: what 254 segments of a page carry, with room for larger ones.
-const MAX_REQUEST: usize = 16 << 20;
-
-type Memory = GuestMemoryMmap<()>;
-type Chain = DescriptorChain<GuestMemoryLoadGuard<Memory>>;
 
 /// A disk's server: one front end at a time, any number after another.
 pub struct VhostUserServer {
@@ -104,11 +93,12 @@ struct Backend {
     disk: ServedDisk,
     serial: String,
     memory: Mutex<GuestMemoryAtomic<Memory>>,
-    event_idx: std::sync::atomic::AtomicBool,
+    event_idx: AtomicBool,
     workers: Workers,
     under_way: Vec<Arc<InFlight>>,
     exits: Mutex<Vec<Option<(EventConsumer, EventNotifier)>>>,
-    acked: AtomicU64,
+    /// A broken queue was reported.
+    complained: AtomicBool,
 }
 
 /// Requests taken from one queue and not put back.
@@ -157,7 +147,7 @@ impl Backend {
             workers: Workers::start("disk-request", WORKERS, QUEUE_SIZE * QUEUES)?,
             under_way: (0..QUEUES).map(|_| Arc::default()).collect(),
             exits: Mutex::new(exits),
-            acked: AtomicU64::new(0),
+            complained: AtomicBool::new(false),
         })
     }
 
@@ -259,9 +249,7 @@ impl VhostUserBackend for Backend {
         features
     }
 
-    fn acked_features(&self, features: u64) {
-        self.acked.store(features, Ordering::Relaxed);
-    }
+    fn acked_features(&self, _features: u64) {}
 
     fn protocol_features(&self) -> VhostUserProtocolFeatures {
         VhostUserProtocolFeatures::CONFIG
@@ -329,7 +317,10 @@ impl VhostUserBackend for Backend {
         } else {
             self.take_requests(thread, vring)
         };
-        if let Err(error) = taken {
+        // Once for each front end: a guest that does so on purpose does so all the time.
+        if let Err(error) = taken
+            && !self.complained.swap(true, Ordering::Relaxed)
+        {
             tracing::error!(%error, "a virtqueue of the guest makes no sense");
         }
         Ok(())
@@ -351,227 +342,4 @@ fn configuration(size: u64) -> [u8; 60] {
     put(52, &MAX_RANGES.to_le_bytes());
     put(56, &[1]);
     config
-}
-
-/// How a request ends, other than well.
-enum Refused {
-    Unsupported,
-    Failed,
-}
-
-struct Request<'a> {
-    disk: &'a ServedDisk,
-    serial: &'a str,
-}
-
-impl Request<'_> {
-    /// Does a request; the number of bytes written to the guest.
-    fn handle(&self, chain: Chain) -> u32 {
-        // The guard keeps the guest's memory mapped, whatever the front end does meanwhile.
-        let memory = chain.memory().clone();
-        let (Ok(mut reader), Ok(mut writer)) = (
-            chain.clone().reader::<()>(&memory),
-            chain.writer::<()>(&memory),
-        ) else {
-            return 0;
-        };
-        // The last writable byte is the status; what is before it is data.
-        let Some(room) = writer.available_bytes().checked_sub(1) else {
-            return 0;
-        };
-        let Ok(mut status) = writer.split_at(room) else {
-            return 0;
-        };
-        let outcome = self.perform(&mut reader, &mut writer, room);
-        let code = match outcome {
-            Ok(()) => VIRTIO_BLK_S_OK,
-            Err(Refused::Unsupported) => VIRTIO_BLK_S_UNSUPP,
-            Err(Refused::Failed) => VIRTIO_BLK_S_IOERR,
-        };
-        if status.write_all(&[code as u8]).is_err() {
-            return 0;
-        }
-        writer.bytes_written() as u32 + 1
-    }
-
-    fn perform(
-        &self,
-        reader: &mut impl Readable,
-        writer: &mut impl Write,
-        room: usize,
-    ) -> Result<(), Refused> {
-        let mut header = [0; 16];
-        reader
-            .read_exact(&mut header)
-            .map_err(|_| Refused::Failed)?;
-        let kind = u32::from_le_bytes([header[0], header[1], header[2], header[3]]);
-        let mut sector = [0; 8];
-        sector.copy_from_slice(&header[8..]);
-        let offset = u64::from_le_bytes(sector)
-            .checked_mul(SECTOR)
-            .ok_or(Refused::Failed)?;
-        match kind {
-            VIRTIO_BLK_T_IN => {
-                let mut data = buffer(room)?;
-                self.disk.read_at(offset, &mut data).map_err(failed)?;
-                writer.write_all(&data).map_err(|_| Refused::Failed)
-            }
-            VIRTIO_BLK_T_OUT => {
-                let mut data = buffer(reader.left())?;
-                reader.read_exact(&mut data).map_err(|_| Refused::Failed)?;
-                let disk = self.disk.writable().ok_or(Refused::Failed)?;
-                disk.write_at(offset, &data).map_err(failed)
-            }
-            VIRTIO_BLK_T_FLUSH => match self.disk.writable() {
-                Some(disk) => disk.flush().map_err(failed),
-                None => Ok(()),
-            },
-            VIRTIO_BLK_T_GET_ID => {
-                let mut id = [0; VIRTIO_BLK_ID_BYTES as usize];
-                let serial = self.serial.as_bytes();
-                let length = serial.len().min(id.len());
-                id[..length].copy_from_slice(&serial[..length]);
-                writer
-                    .write_all(&id[..id.len().min(room)])
-                    .map_err(|_| Refused::Failed)
-            }
-            VIRTIO_BLK_T_DISCARD | VIRTIO_BLK_T_WRITE_ZEROES => self.clear(reader),
-            _ => Err(Refused::Unsupported),
-        }
-    }
-
-    /// Discard and write-zeroes: both leave zeros.
-    fn clear(&self, reader: &mut impl Readable) -> Result<(), Refused> {
-        let disk = self.disk.writable().ok_or(Refused::Failed)?;
-        let length = reader.left();
-        if length == 0 || !length.is_multiple_of(16) || length / 16 > MAX_RANGES as usize {
-            return Err(Refused::Unsupported);
-        }
-        for _ in 0..length / 16 {
-            let mut range = [0; 16];
-            reader.read_exact(&mut range).map_err(|_| Refused::Failed)?;
-            let mut sector = [0; 8];
-            sector.copy_from_slice(&range[..8]);
-            let count = u32::from_le_bytes([range[8], range[9], range[10], range[11]]);
-            if count > MAX_RANGE_SECTORS {
-                return Err(Refused::Unsupported);
-            }
-            let offset = u64::from_le_bytes(sector)
-                .checked_mul(SECTOR)
-                .ok_or(Refused::Failed)?;
-            disk.discard(offset, u64::from(count) * SECTOR)
-                .map_err(failed)?;
-        }
-        Ok(())
-    }
-}
-
-fn failed(error: crate::block::BlockError) -> Refused {
-    tracing::error!(%error, "a disk request failed");
-    Refused::Failed
-}
-
-fn buffer(length: usize) -> Result<Vec<u8>, Refused> {
-    if length > MAX_REQUEST || !(length as u64).is_multiple_of(SECTOR) {
-        return Err(Refused::Failed);
-    }
-    Ok(vec![0; length])
-}
-
-/// The guest's side of a request.
-trait Readable: Read {
-    /// Bytes not read yet.
-    fn left(&self) -> usize;
-}
-
-impl Readable for virtio_queue::Reader<'_, ()> {
-    fn left(&self) -> usize {
-        self.available_bytes()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-    use crate::block::{BlockError, BlockRead};
-
-    struct Zeros;
-
-    impl BlockRead for Zeros {
-        fn size(&self) -> u64 {
-            1 << 20
-        }
-
-        fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<(), BlockError> {
-            crate::block::check_range(offset, buf.len() as u64, self.size())?;
-            buf.fill(0);
-            Ok(())
-        }
-    }
-
-    struct Bytes(io::Cursor<Vec<u8>>);
-
-    impl Read for Bytes {
-        fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-            self.0.read(buf)
-        }
-    }
-
-    impl Readable for Bytes {
-        fn left(&self) -> usize {
-            self.0.get_ref().len() - self.0.position() as usize
-        }
-    }
-
-    fn perform(kind: u32, sector: u64, body: &[u8], room: usize) -> (Result<(), u32>, Vec<u8>) {
-        let mut bytes = kind.to_le_bytes().to_vec();
-        bytes.extend_from_slice(&[0; 4]);
-        bytes.extend_from_slice(&sector.to_le_bytes());
-        bytes.extend_from_slice(body);
-        let disk = ServedDisk::ReadOnly(Arc::new(Zeros));
-        let request = Request {
-            disk: &disk,
-            serial: "WD-1",
-        };
-        let mut out = Vec::new();
-        let result = request.perform(&mut Bytes(io::Cursor::new(bytes)), &mut out, room);
-        let result = result.map_err(|refused| match refused {
-            Refused::Unsupported => VIRTIO_BLK_S_UNSUPP,
-            Refused::Failed => VIRTIO_BLK_S_IOERR,
-        });
-        (result, out)
-    }
-
-    /// Guards against guests that ask for what is not there, or not theirs to have.
-    #[test]
-    fn absurd_requests_fail_and_nothing_else_happens() {
-        let failed = Err(VIRTIO_BLK_S_IOERR);
-        assert_eq!(perform(VIRTIO_BLK_T_IN, 0, &[], 1024).1.len(), 1024);
-        assert_eq!(perform(VIRTIO_BLK_T_IN, 2048, &[], 512).0, failed);
-        assert_eq!(perform(VIRTIO_BLK_T_IN, u64::MAX, &[], 512).0, failed);
-        assert_eq!(perform(VIRTIO_BLK_T_IN, 0, &[], 100).0, failed);
-        assert_eq!(
-            perform(VIRTIO_BLK_T_IN, 0, &[], MAX_REQUEST + 512).0,
-            failed
-        );
-        assert_eq!(
-            perform(VIRTIO_BLK_T_OUT, 0, &[1; 512], 0).0,
-            failed,
-            "read-only"
-        );
-        assert_eq!(
-            perform(VIRTIO_BLK_T_DISCARD, 0, &[0; 16], 0).0,
-            failed,
-            "read-only"
-        );
-        assert_eq!(perform(99, 0, &[], 0).0, Err(VIRTIO_BLK_S_UNSUPP));
-    }
-
-    #[test]
-    fn the_serial_number_is_told() {
-        let (result, out) = perform(VIRTIO_BLK_T_GET_ID, 0, &[], 20);
-        assert_eq!(result, Ok(()));
-        assert_eq!(&out[..5], b"WD-1\0");
-    }
 }
