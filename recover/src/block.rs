@@ -76,10 +76,17 @@ pub struct RawDisk {
 impl RawDisk {
     /// Opens `path`; the size of a device is found by seeking to its end.
     pub fn open(path: &Path) -> Result<Self, BlockError> {
-        let fail = |source| BlockError::Io { path: path.to_path_buf(), source };
+        let fail = |source| BlockError::Io {
+            path: path.to_path_buf(),
+            source,
+        };
         let mut file = File::open(path).map_err(fail)?;
         let size = io::Seek::seek(&mut file, io::SeekFrom::End(0)).map_err(fail)?;
-        Ok(Self { file, path: path.to_path_buf(), size })
+        Ok(Self {
+            file,
+            path: path.to_path_buf(),
+            size,
+        })
     }
 }
 
@@ -92,6 +99,9 @@ impl BlockRead for RawDisk {
         check_range(offset, buf.len() as u64, self.size)?;
         self.file
             .read_exact_at(buf, offset)
-            .map_err(|source| BlockError::Io { path: self.path.clone(), source })
+            .map_err(|source| BlockError::Io {
+                path: self.path.clone(),
+                source,
+            })
     }
 }

@@ -68,7 +68,9 @@ impl Partition {
     /// What the table says the partition is for, where its content has no signature to tell.
     pub fn purpose(&self) -> Option<&'static str> {
         match self.kind.as_str() {
-            "21686148-6449-6e6f-744e-656564454649" => Some("the boot loader's own partition (BIOS boot)"),
+            "21686148-6449-6e6f-744e-656564454649" => {
+                Some("the boot loader's own partition (BIOS boot)")
+            }
             "9e1a2d38-c612-4316-aa26-8b49521e5a8b" | "41" => Some("firmware (PReP)"),
             "e3c9e316-0b5c-4db8-817d-f92df00215ae" => Some("Microsoft reserved"),
             _ => None,

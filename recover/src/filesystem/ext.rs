@@ -200,7 +200,9 @@ fn check_size(superblock: &[u8], len: u64) -> Result<(), FsError> {
     // only make the reader allocate a descriptor for each.
     let per_group = u64::from(le32(superblock, 0x20));
     if per_group < block {
-        return Err(absurd(format!("the superblock claims {per_group} blocks per group")));
+        return Err(absurd(format!(
+            "the superblock claims {per_group} blocks per group"
+        )));
     }
     Ok(())
 }
