@@ -4,7 +4,9 @@
 //! topology and without what the VMM does not provide. References are to the Intel SDM,
 //! vol. 2A, CPUID.
 
-use kvm_bindings::{CpuId, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
+use kvm_bindings::{
+    CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2,
+};
 use kvm_ioctls::{Cap, Kvm};
 
 /// Leaf 1, ECX: the time-stamp counter can set off the local APIC's timer.
@@ -18,6 +20,13 @@ const HTT: u32 = 1 << 28;
 const CMP_LEGACY: u32 = 1 << 1;
 /// Leaf 0, EBX: the first four letters of AuthenticAMD and HygonGenuine.
 const AMD_VENDORS: [u32; 2] = [u32::from_le_bytes(*b"Auth"), u32::from_le_bytes(*b"Hygo")];
+
+/// Extended topology, and its second version. Since 6.2 Linux offers only the first, empty
+/// level of each, and a level that is missing reads as the end of the topology: each vCPU
+/// would be a socket of its own.
+const TOPOLOGY: [u32; 2] = [0xb, 0x1f];
+/// Threads, cores, and the end.
+const TOPOLOGY_LEVELS: u32 = 3;
 
 /// The host's offer, from which each vCPU's answers are made.
 #[derive(Clone)]
@@ -36,7 +45,29 @@ impl Template {
                 entry.ecx |= TSC_DEADLINE;
             }
         }
-        Ok(Self(entries))
+        Ok(Self::new(entries))
+    }
+
+    fn new(mut entries: Vec<kvm_cpuid_entry2>) -> Self {
+        let last = entries
+            .iter()
+            .find(|e| e.function == 0)
+            .map_or(0, |e| e.eax);
+        for leaf in TOPOLOGY {
+            // The second of the two is new: hosts without it are described by the first.
+            let offered = entries.iter().any(|e| e.function == leaf);
+            if leaf > last || (leaf != TOPOLOGY[0] && !offered) {
+                continue;
+            }
+            entries.retain(|e| e.function != leaf);
+            entries.extend((0..TOPOLOGY_LEVELS).map(|index| kvm_cpuid_entry2 {
+                function: leaf,
+                index,
+                flags: KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
+                ..Default::default()
+            }));
+        }
+        Self(entries)
     }
 
     /// Changes entries, for hosts that need it.
@@ -56,7 +87,7 @@ impl Template {
                 place_amd(entry, index, count);
             }
         }
-        // The list came from KVM and did not grow, so it fits.
+        // KVM's own lists leave ample room for the few levels that were added.
         CpuId::from_entries(&entries).map_err(|_| kvm_ioctls::Error::new(libc::E2BIG))
     }
 }

@@ -57,3 +57,48 @@ fn amds_own_leaves_say_the_same() {
     place_amd(&mut id, 2, 6);
     assert_eq!((id.eax, id.ebx, id.ecx), (2, 2, 0));
 }
+
+/// Guards that all vCPUs are in one socket even where KVM offers no level of the topology.
+#[test]
+fn missing_levels_of_the_topology_are_added() {
+    let mut first = entry(0, 0);
+    first.eax = 0x1f;
+    let offers = [
+        vec![first, entry(0xb, 0), entry(0x1f, 0)],
+        vec![first],
+        vec![
+            first,
+            entry(0xb, 0),
+            entry(0xb, 1),
+            entry(0xb, 2),
+            entry(0x1f, 0),
+        ],
+    ];
+    for offer in offers {
+        let has_second = offer.iter().any(|e| e.function == 0x1f);
+        let answers = Template::new(offer).for_vcpu(3, 4).ok();
+        let answers = answers.as_ref().map_or(&[][..], |a| a.as_slice());
+        let level = |leaf, index| {
+            let mut found = answers
+                .iter()
+                .filter(|e| e.function == leaf && e.index == index);
+            let one = found.next().map(|e| (e.eax, e.ebx, e.ecx >> 8, e.edx));
+            assert!(found.next().is_none(), "{leaf:#x}.{index} is there twice");
+            one
+        };
+        assert_eq!(level(0xb, 0), Some((0, 1, 1, 3)), "threads");
+        assert_eq!(level(0xb, 1), Some((2, 4, 2, 3)), "cores");
+        assert_eq!(level(0xb, 2), Some((0, 0, 0, 3)), "the end");
+        assert_eq!(
+            level(0x1f, 1),
+            has_second.then_some((2, 4, 2, 3)),
+            "version 2"
+        );
+    }
+    let old = Template::new(vec![entry(0, 0)]).for_vcpu(0, 2).ok();
+    assert_eq!(
+        old.map(|a| a.as_slice().len()),
+        Some(1),
+        "a CPU before the leaf"
+    );
+}
