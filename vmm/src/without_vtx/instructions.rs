@@ -29,12 +29,12 @@ pub enum Gap {
 /// Does the instruction at the start of `bytes`, if it is one the emulator lacks.
 pub fn fill(bytes: &[u8], regs: &mut kvm_regs) -> Option<Gap> {
     if bytes.first() == Some(&0xcc) {
-        regs.rip += 1;
+        regs.rip = regs.rip.wrapping_add(1);
         return Some(Gap::Breakpoint);
     }
     if bytes.first() == Some(&0x9b) {
         // fwait: no x87 exception can be pending in a kernel that does not use the x87.
-        regs.rip += 1;
+        regs.rip = regs.rip.wrapping_add(1);
         return Some(Gap::Done);
     }
     (step_over(bytes, regs) || popcnt(bytes, regs)).then_some(Gap::Done)
@@ -56,7 +56,7 @@ pub fn step_over(bytes: &[u8], regs: &mut kvm_regs) -> bool {
         [0x66, 0x0f, 0x1f, modrm, ..] => (3 + long_nop_operand(modrm), 0, 0),
         _ => return false,
     };
-    regs.rip += len;
+    regs.rip = regs.rip.wrapping_add(len);
     regs.rflags = (regs.rflags & !cleared) | set;
     true
 }
@@ -91,7 +91,7 @@ fn popcnt(bytes: &[u8], regs: &mut kvm_regs) -> bool {
         value &= u64::from(u32::MAX);
     }
     *register(regs, target) = u64::from(value.count_ones());
-    regs.rip += len;
+    regs.rip = regs.rip.wrapping_add(len);
     regs.rflags &= !(CF | PF | AF | ZF | SF | OF);
     if value == 0 {
         regs.rflags |= ZF;

@@ -87,3 +87,22 @@ fn popcnt_counts_in_the_right_registers() {
     assert_eq!(regs.rcx, 0);
     assert_ne!(regs.rflags & ZF, 0);
 }
+
+/// Guards that a guest which runs at the very end of its addresses, or sets up its entry so,
+/// harms nobody but itself.
+#[test]
+fn the_end_of_the_addresses_is_no_end_of_the_machine() {
+    for code in [
+        &[0xcc][..],
+        &[0x9b],
+        &[0x90],
+        &[0xf3, 0x48, 0x0f, 0xb8, 0xc1],
+    ] {
+        let mut regs = kvm_regs {
+            rip: u64::MAX,
+            ..Default::default()
+        };
+        assert!(fill(code, &mut regs).is_some());
+        assert!(regs.rip < 16, "{:#x}", regs.rip);
+    }
+}

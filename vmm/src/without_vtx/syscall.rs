@@ -157,7 +157,7 @@ fn read_entry(vcpu: &VcpuFd, memory: &GuestMemory) -> Result<Option<Entry>, Assi
     if sregs.cr0 & CR0_PG == 0 || sregs.efer & EFER_LMA == 0 {
         return Ok(None);
     }
-    let gate_at = sregs.idt.base + 16 * PAGE_FAULT;
+    let gate_at = sregs.idt.base.wrapping_add(16 * PAGE_FAULT);
     let gate = read_guest(vcpu, memory, gate_at, 16);
     Ok(gate_target(&gate).map(|page_fault_handler| Entry {
         page_fault_handler,
@@ -211,7 +211,7 @@ fn finish_syscall(frame: &Frame, entry: &Entry, regs: &mut kvm_regs, sregs: &mut
     regs.rsp = frame.rsp;
     regs.rflags = (frame.rflags & !entry.flag_mask & !RFLAGS_RF) | RFLAGS_FIXED;
     sregs.cs = code_segment(entry.code_selector);
-    sregs.ss = data_segment(entry.code_selector + 8);
+    sregs.ss = data_segment(entry.code_selector.wrapping_add(8));
 }
 
 #[cfg(test)]
