@@ -10,6 +10,7 @@ use kvm_ioctls::VmFd;
 
 use crate::bus::BusDevice;
 use crate::events::{Event, Notifier};
+use crate::virtio::LogBudget;
 
 /// First port of the block.
 pub const BASE: u16 = 0x600;
@@ -39,6 +40,8 @@ const ENABLE_BITS: u16 = 1 << 5 | POWER_BUTTON | 1 << 10;
 const SCI_EN: u16 = 1;
 /// PM1 control: go to sleep now.
 const SLP_EN: u16 = 1 << 13;
+
+static COMPLAINTS: LogBudget = LogBudget::new();
 
 /// A line on which the machine interrupts its guest.
 pub trait InterruptLine: Send {
@@ -96,7 +99,7 @@ impl Power {
         if value & SLP_EN != 0 {
             if sleep_type == u16::from(S5_SLEEP_TYPE) {
                 self.notifier.tell(Event::PowerOff);
-            } else {
+            } else if COMPLAINTS.allows() {
                 tracing::warn!(
                     sleep_type,
                     "the guest asked for a sleep that is not offered"

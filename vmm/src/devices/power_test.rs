@@ -63,3 +63,39 @@ fn the_button_interrupts_until_the_guest_clears_it() {
     assert_eq!(read16(&mut power, PM1_EVENT), 0);
     assert!(power.press_button());
 }
+
+/// Guards that a guest cannot fill the host's log.
+#[test]
+fn a_guest_that_asks_for_sleeps_without_end_is_soon_not_logged_any_more() {
+    #[derive(Clone, Default)]
+    struct Log(Arc<std::sync::Mutex<Vec<u8>>>);
+    impl std::io::Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_writer(move || writer.clone())
+        .finish();
+    let (mut power, _, events) = power();
+    tracing::subscriber::with_default(subscriber, || {
+        for _ in 0..1000 {
+            write16(&mut power, PM1_CONTROL, SLP_EN);
+        }
+    });
+    assert!(events.try_recv().is_err());
+    let lines = log
+        .0
+        .lock()
+        .unwrap()
+        .iter()
+        .filter(|b| **b == b'\n')
+        .count();
+    assert!((1..=16).contains(&lines), "{lines} lines");
+}
