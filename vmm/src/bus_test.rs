@@ -47,7 +47,10 @@ fn gaps_and_accesses_over_the_end_are_not_answered() {
     assert!(!bus.read(0xff, &mut data));
     assert!(!bus.read(0x104, &mut data));
     assert!(!bus.read(0x102, &mut data), "crosses the end");
-    assert_eq!(data, [0xaa; 4], "an unanswered read must not change the data");
+    assert_eq!(
+        data, [0xaa; 4],
+        "an unanswered read must not change the data"
+    );
     assert!(!bus.write(u64::MAX, &data));
 }
 

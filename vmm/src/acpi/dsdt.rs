@@ -45,15 +45,12 @@ fn host_bridge_and_serial() -> Vec<u8> {
         Name::new("_HID".into(), &EISAName::new("PNP0A03")),
         Name::new("_CRS".into(), &windows),
     );
-    let (uid, address, segment) = (
+    // No _ADR beside the _HID: a device is named by one of the two (6.1).
+    let (uid, segment) = (
         Name::new("_UID".into(), &0_u8),
-        Name::new("_ADR".into(), &0_u8),
         Name::new("_SEG".into(), &0_u8),
     );
-    let bridge = Device::new(
-        "PCI0".into(),
-        vec![&pci_id, &uid, &address, &segment, &pci_resources],
-    );
+    let bridge = Device::new("PCI0".into(), vec![&pci_id, &uid, &segment, &pci_resources]);
 
     let com1_ports = IO::new(serial::COM1, serial::COM1, 1, serial::PORTS as u8);
     let com1_irq = Interrupt::new(true, true, false, false, serial::IRQ);
