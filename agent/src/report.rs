@@ -87,7 +87,9 @@ pub struct InventoryPage<'a>(pub &'a Inventory);
 impl fmt::Display for InventoryPage<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let i = self.0;
-        let mut line = |name: &str, value: String| {
+        let mut line = |name: &str, mut value: String| {
+            // An image's files may hold what a terminal would obey.
+            value.retain(|c| !c.is_control());
             if value.is_empty() {
                 Ok(())
             } else {
@@ -144,4 +146,21 @@ fn disk_line(disk: &InventoryDisk) -> String {
     format!("{} {size} {} {model}", disk.name, disk.table)
         .trim_end()
         .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Guards the terminal of whoever looks at a stranger's image.
+    #[test]
+    fn what_an_image_says_does_not_command_the_terminal() {
+        let inventory = Inventory {
+            hostname: "\u{1b}[2Jweb1\u{9b}\u{7}".into(),
+            ..Inventory::default()
+        };
+        let page = InventoryPage(&inventory).to_string();
+        assert!(page.starts_with("host         [2Jweb1\n"), "{page:?}");
+        assert!(!page.contains(|c: char| c.is_control() && c != '\n'));
+    }
 }

@@ -1,6 +1,7 @@
 //! What disks tell of a server that is not this one: partition tables, and the configuration in
 //! an ext2, ext3 or ext4 root file system.
 
+use std::cell::Cell;
 use std::error::Error;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -15,8 +16,13 @@ use crate::disk::Disk;
 /// Partition types (lower case) of an EFI system partition and of GRUB's home on GPT disks.
 const EFI_SYSTEM: &str = "c12a7328-f81f-11d2-ba4b-00a0c93ec93b";
 const BIOS_BOOT: &str = "21686148-6449-6e6f-744e-656564454649";
-/// Longest configuration file that is read, in bytes.
-const MAX_FILE: u64 = 1 << 20;
+/// Bytes of configuration that are read in all, and most of a directory: an image may be made
+/// to be read for ever.
+const MAX_TEXT: u64 = 512 << 10;
+/// Names in a directory that are looked at.
+const MAX_NAMES: usize = 1024;
+/// Bytes that are read of a file system in all; a journal to be replayed is the most of them.
+const MAX_READ: u64 = 1 << 30;
 
 /// The inventory that the disks themselves tell.
 pub fn inventory(disks: &[Disk], described: Vec<InventoryDisk>) -> Inventory {
@@ -62,8 +68,16 @@ fn root_of(disk: &Disk, description: &InventoryDisk) -> Option<Root> {
     let whole = (description.table.is_empty()).then_some((0, disk.size()));
     partitions.chain(whole).find_map(|(start, size)| {
         let file = File::open(disk.path()).ok()?;
-        let reader = Window { file, start, size };
-        let root = Root(Ext4::load(Box::new(reader)).ok()?);
+        let reader = Window {
+            file,
+            start,
+            size,
+            left: MAX_READ,
+        };
+        let root = Root {
+            files: Ext4::load(Box::new(reader)).ok()?,
+            text_left: Cell::new(MAX_TEXT),
+        };
         root.is_root().then_some(root)
     })
 }
@@ -73,40 +87,52 @@ struct Window {
     file: File,
     start: u64,
     size: u64,
+    /// Bytes that may still be read.
+    left: u64,
 }
 
 impl Ext4Read for Window {
     fn read(&mut self, start: u64, bytes: &mut [u8]) -> Result<(), Box<dyn Error + Send + Sync>> {
-        let end = start.checked_add(bytes.len() as u64);
-        if end.is_none_or(|end| end > self.size) {
+        let length = bytes.len() as u64;
+        let end = start.checked_add(length);
+        let at = self.start.checked_add(start);
+        let Some(at) = at.filter(|_| end.is_some_and(|end| end <= self.size)) else {
             return Err("beyond the end of the partition".into());
-        }
-        Ok(self.file.read_exact_at(bytes, self.start + start)?)
+        };
+        let left = self.left.checked_sub(length);
+        self.left = left.ok_or("the file system takes more reading than a sound one")?;
+        Ok(self.file.read_exact_at(bytes, at)?)
     }
 }
 
 /// A root file system.
-struct Root(Ext4);
+struct Root {
+    files: Ext4,
+    text_left: Cell<u64>,
+}
 
 impl Root {
     fn is_root(&self) -> bool {
         ["/etc/os-release", "/etc/fstab", "/etc/hostname"]
             .iter()
-            .any(|path| self.0.exists(*path).unwrap_or(false))
+            .any(|path| self.files.exists(*path).unwrap_or(false))
     }
 
     fn text(&self, path: &str) -> Option<String> {
-        let size = self.0.metadata(path).ok()?.len();
-        if size > MAX_FILE {
-            return None;
-        }
-        self.0.read_to_string(path).ok()
+        let size = self.files.metadata(path).ok()?.len();
+        self.text_left.set(self.text_left.get().checked_sub(size)?);
+        self.files.read_to_string(path).ok()
     }
 
     /// Names in a directory, sorted.
     fn names(&self, path: &str) -> Vec<String> {
-        let entries = self.0.read_dir(path).into_iter().flatten().flatten();
+        let small = |m: &ext4_view::Metadata| m.len() <= MAX_TEXT;
+        if !self.files.metadata(path).as_ref().is_ok_and(small) {
+            return Vec::new();
+        }
+        let entries = self.files.read_dir(path).into_iter().flatten().flatten();
         let mut names: Vec<_> = entries
+            .take(MAX_NAMES)
             .filter_map(|entry| entry.file_name().as_str().ok().map(String::from))
             .filter(|name| !name.starts_with('.'))
             .collect();
@@ -172,7 +198,7 @@ impl Root {
     /// The kernel that its boot loader's link names, else the highest in `/lib/modules`.
     fn newest_kernel(&self) -> String {
         let linked = ["/vmlinuz", "/boot/vmlinuz"].iter().find_map(|path| {
-            let target = self.0.read_link(*path).ok()?;
+            let target = self.files.read_link(*path).ok()?;
             let target = target.to_str().ok()?.to_string();
             Some(target.rsplit_once("vmlinuz-")?.1.to_string())
         });
@@ -244,6 +270,28 @@ mod tests {
     #[test]
     fn kernels_are_ordered_by_number() {
         assert!(version_key("6.10.0-1-amd64") > version_key("6.9.12-amd64"));
+    }
+
+    /// Guards against partitions at the end of the number range, and against file systems that
+    /// are never read to their end.
+    #[test]
+    fn a_window_stays_within_its_partition_and_its_budget() {
+        let window = |start, size, left: u64| Window {
+            file: File::open("/dev/zero").unwrap(),
+            start,
+            size,
+            left,
+        };
+        assert!(window(0, 100, 100).read(50, &mut [0; 50]).is_ok());
+        assert!(window(0, 100, 100).read(51, &mut [0; 50]).is_err());
+        assert!(
+            window(u64::MAX, u64::MAX, 100)
+                .read(50, &mut [0; 50])
+                .is_err()
+        );
+        let mut spent = window(0, 100, 99);
+        assert!(spent.read(0, &mut [0; 50]).is_ok());
+        assert!(spent.read(0, &mut [0; 50]).is_err());
     }
 
     /// Guards: an image's inventory must never describe the machine that images it.

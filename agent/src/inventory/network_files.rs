@@ -228,6 +228,9 @@ fn add<'a>(list: &mut Vec<String>, values: impl IntoIterator<Item = &'a str>) {
     }
 }
 
+/// Keys above a scalar; netplan has no more than six.
+const MAX_DEPTH: usize = 8;
+
 type Section = (String, Vec<(String, String)>);
 
 fn ini(text: &str) -> Vec<Section> {
@@ -288,6 +291,10 @@ fn yaml(text: &str) -> Vec<(Vec<String>, String)> {
 }
 
 fn push_scalars(found: &mut Vec<(Vec<String>, String)>, keys: &[(usize, String)], value: &str) {
+    // Deep keys over long lists would multiply into more memory than there is.
+    if keys.len() > MAX_DEPTH {
+        return;
+    }
     let value = value
         .strip_prefix('[')
         .and_then(|v| v.strip_suffix(']'))
@@ -370,6 +377,14 @@ mod tests {
                 i,
             );
         });
+    }
+
+    /// Guards against a small file that takes gigabytes.
+    #[test]
+    fn deep_keys_are_not_multiplied() {
+        let mut text: String = (0..500).map(|n| format!("{:n$}k:\n", "")).collect();
+        text.push_str(&format!("{:500}k: [{}]\n", "", "a, ".repeat(20_000)));
+        assert_eq!(yaml(&text), []);
     }
 
     #[test]

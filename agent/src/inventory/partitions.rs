@@ -11,6 +11,8 @@ use crate::disk::Disk;
 
 /// The partition type of a protective MBR: a GPT follows.
 const PROTECTIVE: u8 = 0xee;
+/// Most entries of a GPT that are read; every tool writes 128.
+const MAX_ENTRIES: u32 = 4096;
 /// Most logical partitions followed in an extended one.
 const MAX_LOGICAL: u32 = 128;
 
@@ -35,6 +37,7 @@ pub fn read(disk: &Disk) -> (String, Vec<InventoryPartition>) {
 fn gpt_table(disk: &Disk) -> Option<Vec<InventoryPartition>> {
     [LogicalBlockSize::Lb512, LogicalBlockSize::Lb4096]
         .into_iter()
+        .filter(|block| has_modest_headers(disk, block.as_u64()))
         .find_map(|block| {
             let device = Reading { disk, at: 0 };
             let table = gpt::GptConfig::new()
@@ -48,7 +51,7 @@ fn gpt_table(disk: &Disk) -> Option<Vec<InventoryPartition>> {
                 used.map(|(number, p)| InventoryPartition {
                     number: *number,
                     start: p.first_lba.saturating_mul(block),
-                    size: (p.last_lba + 1)
+                    size: (p.last_lba.saturating_add(1))
                         .saturating_sub(p.first_lba)
                         .saturating_mul(block),
                     kind: p.part_type_guid.guid.to_string().to_lowercase(),
@@ -59,6 +62,34 @@ fn gpt_table(disk: &Disk) -> Option<Vec<InventoryPartition>> {
                 .collect(),
             )
         })
+}
+
+/// Whether the GPT headers at the disk's beginning and end, if there are any, describe a table
+/// that the library can be given: it believes any number of entries and panics at other sizes
+/// of them than 128.
+fn has_modest_headers(disk: &Disk, block: u64) -> bool {
+    let last = (disk.size() / block)
+        .saturating_sub(1)
+        .saturating_mul(block);
+    [block, last].into_iter().all(|offset| {
+        let mut header = [0; 88];
+        if offset + 88 > disk.size() || disk.read_at(offset, &mut header).is_err() {
+            return true;
+        }
+        let (entries, size) = (little_endian(&header, 80), little_endian(&header, 84));
+        let modest = !header.starts_with(b"EFI PART") || (entries <= MAX_ENTRIES && size == 128);
+        if !modest {
+            tracing::warn!(
+                "disk {}: a partition table of {entries} entries of {size} bytes is not read",
+                disk.path().display()
+            );
+        }
+        modest
+    })
+}
+
+fn little_endian(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
 
 fn mbr_table(disk: &Disk) -> Option<Vec<InventoryPartition>> {
@@ -133,14 +164,11 @@ fn mbr_entries(disk: &Disk, offset: u64) -> Option<[MbrEntry; 4]> {
     }
     Some(std::array::from_fn(|i| {
         let entry = &sector[446 + 16 * i..446 + 16 * (i + 1)];
-        let number = |at: usize| {
-            u32::from_le_bytes([entry[at], entry[at + 1], entry[at + 2], entry[at + 3]])
-        };
         MbrEntry {
             status: entry[0],
             kind: entry[4],
-            first: number(8),
-            count: number(12),
+            first: little_endian(entry, 8),
+            count: little_endian(entry, 12),
         }
     }))
 }
@@ -230,6 +258,52 @@ mod tests {
             .map(|p| (p.number, p.start / 512))
             .collect();
         assert_eq!(found, [(1, 8), (2, 1000), (5, 1002), (6, 1102)]);
+    }
+
+    /// The CRC-32 of GPT headers and tables.
+    fn crc32(bytes: &[u8]) -> u32 {
+        !bytes.iter().fold(!0, |crc, byte| {
+            (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
+                (crc >> 1) ^ (0xedb8_8320 & (crc & 1).wrapping_neg())
+            })
+        })
+    }
+
+    /// A disk of 1 MiB with a GPT whose checksums are right, whatever else is not.
+    fn gpt_disk(entries: u32, size: u32, last_lba: u64) -> Vec<u8> {
+        let mut bytes = vec![0; 1 << 20];
+        entry(&mut bytes[..512], 0, PROTECTIVE, 1, 2047);
+        let partition = &mut bytes[1024..1152];
+        partition[..16].fill(0x11);
+        partition[16..32].fill(0x22);
+        partition[32..40].copy_from_slice(&40u64.to_le_bytes());
+        partition[40..48].copy_from_slice(&last_lba.to_le_bytes());
+        let table = crc32(&bytes[1024..1024 + 128 * 128]);
+        let header = &mut bytes[512..512 + 92];
+        header[..8].copy_from_slice(b"EFI PART");
+        header[72..80].copy_from_slice(&2u64.to_le_bytes());
+        header[80..84].copy_from_slice(&entries.to_le_bytes());
+        header[84..88].copy_from_slice(&size.to_le_bytes());
+        header[88..92].copy_from_slice(&table.to_le_bytes());
+        let own = crc32(header);
+        header[16..20].copy_from_slice(&own.to_le_bytes());
+        bytes
+    }
+
+    /// Guards: whoever made the image can make its checksums too, and must not end the agent or
+    /// fill its memory.
+    #[test]
+    fn tables_made_to_break_the_reader_are_survived() {
+        let (_dir, good) = disk(&gpt_disk(128, 128, 99));
+        let (table, partitions) = read(&good);
+        assert_eq!((table.as_str(), partitions.len()), ("gpt", 1));
+        assert_eq!((partitions[0].start, partitions[0].size), (20480, 60 * 512));
+        for (entries, size) in [(128, 256), (128, 0), (u32::MAX, 128), (u32::MAX, u32::MAX)] {
+            let (_dir, bad) = disk(&gpt_disk(entries, size, 99));
+            assert_eq!(read(&bad), (String::new(), Vec::new()));
+        }
+        let (_dir, endless) = disk(&gpt_disk(128, 128, u64::MAX));
+        assert_eq!(read(&endless).1.len(), 1);
     }
 
     /// Guards: garbage where the table should be must never stop an image.
