@@ -18,9 +18,10 @@ use tokio::sync::mpsc;
 use crate::AgentError;
 use crate::cache::{Cache, Scope};
 use crate::disk::Disk;
-use crate::pipeline::{Counters, Imaged, Pipeline, PipelineError};
+use crate::pipeline::{Counters, Imaged, Pipeline, PipelineError, Run};
 use crate::report::BackupReport;
 use crate::seal::UnderWay;
+use crate::stop::Stop;
 use crate::uplink::{Committed, Dial, Link, Patience, Uplink, UplinkError};
 
 /// Sealed chunks between the workers and the uplink: at most 16 MiB.
@@ -50,6 +51,9 @@ pub struct BackupRun {
     pub patience: Patience,
     /// Filled as it goes.
     pub counters: Arc<Counters>,
+    /// Set by whoever wants the run to end early. A commit that has begun is waited for, so that
+    /// what is said of the recovery point is true.
+    pub stop: Stop,
 }
 
 /// What an attempt came to.
@@ -66,14 +70,16 @@ impl BackupRun {
     pub async fn run<D: Dial>(mut self, dial: &D) -> Result<(BackupReport, D::Link), AgentError> {
         // A vault that is not there when the run begins is told at once: nothing is lost yet, and
         // whoever started the run can see to it.
-        let link = dial.dial().await?;
+        let link = tokio::select! {
+            link = dial.dial() => link?,
+            () = self.stop.wait() => return Err(AgentError::Interrupted),
+        };
+        let disks = Arc::new(std::mem::take(&mut self.disks));
         let mut uplink = Uplink::new(dial, link, self.patience);
         let mut tries = 0;
         loop {
             tries += 1;
-            let (attempt, disks) = self.attempt(&mut uplink, tries > 1).await;
-            self.disks = disks;
-            match attempt {
+            match self.attempt(&mut uplink, &disks, tries > 1).await {
                 Ok(Attempt::Done(report)) => return Ok((*report, uplink.link().clone())),
                 Ok(Attempt::Incomplete(missing)) if tries > 1 => {
                     return Err(AgentError::Incomplete(missing));
@@ -101,19 +107,14 @@ impl BackupRun {
     }
 
     async fn attempt<D: Dial>(
-        &mut self,
+        &self,
         uplink: &mut Uplink<'_, D>,
+        disks: &Arc<Vec<Disk>>,
         from_scratch: bool,
-    ) -> (Result<Attempt, AgentError>, Vec<Disk>) {
+    ) -> Result<Attempt, AgentError> {
         let started = Timestamp::now();
-        let disks = Arc::new(std::mem::take(&mut self.disks));
-        let imaged = self.image(uplink, &disks, from_scratch).await;
-        let result = match imaged {
-            Ok((imaged, cache)) => self.commit(uplink, &disks, imaged, cache, started).await,
-            Err(error) => Err(error),
-        };
-        // The threads that shared them have ended.
-        (result, Arc::into_inner(disks).unwrap_or_default())
+        let (imaged, cache) = self.image(uplink, disks, from_scratch).await?;
+        self.commit(uplink, disks, imaged, cache, started).await
     }
 
     /// Reads, seals and uploads; returns when all is on the vault's stable storage.
@@ -142,15 +143,18 @@ impl BackupRun {
             serde_json::to_vec(&self.inventory).map_err(|e| AgentError::Internal(e.to_string()))?;
         let (offers, offered) = mpsc::channel(OFFERS);
         let (facts, mut recorded) = mpsc::channel(FACTS);
-        let under_way = UnderWay::default();
+        let (under_way, halt) = (UnderWay::default(), Stop::default());
         let pipeline = Pipeline::new(
-            self.keys.secret.clone(),
+            Run {
+                secret: self.keys.secret.clone(),
+                facts: facts.clone(),
+                counters: self.counters.clone(),
+                halt: halt.clone(),
+            },
             self.workers,
             &cache,
             under_way.clone(),
             offers,
-            facts.clone(),
-            self.counters.clone(),
         )
         .map_err(failed)?;
         let shared = disks.clone();
@@ -160,15 +164,21 @@ impl BackupRun {
             cache.record(&mut recorded, |chunk| under_way.remove(chunk));
             cache
         });
-        let uploaded = uplink
-            .upload(offered, facts, &self.counters, self.limits)
-            .await;
+        let uploaded = tokio::select! {
+            uploaded = uplink.upload(offered, facts, &self.counters, self.limits) => {
+                uploaded.map_err(AgentError::from)
+            }
+            () = self.stop.wait() => Err(AgentError::Interrupted),
+        };
         // An uplink that failed lets the workers end; workers that failed let the uplink end.
+        if uploaded.is_err() {
+            halt.set();
+        }
         let imaged = reading.await.map_err(panicked)?;
         let cache = recording.await.map_err(panicked)?;
         match (imaged, uploaded) {
             (Err(PipelineError::Disk(error)), _) => Err(error.into()),
-            (_, Err(error)) => Err(error.into()),
+            (_, Err(error)) => Err(error),
             (Err(PipelineError::UplinkGone(gone)), Ok(())) => {
                 Err(AgentError::Internal(gone.to_string()))
             }

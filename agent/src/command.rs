@@ -17,6 +17,7 @@ use crate::pipeline::Counters;
 use crate::progress;
 use crate::report::InventoryPage;
 use crate::state::{DEFAULT_DIR, StateDir};
+use crate::stop::Stop;
 use crate::uplink::{Patience, VaultDial};
 
 /// Most threads that read and seal: more than eight only compete for the disk.
@@ -86,7 +87,8 @@ struct EnrollArgs {
 /// Take an image of the disks and make it a recovery point.
 ///
 /// It is visible in the vault only when it is whole and on stable storage there. An interrupted
-/// run leaves nothing half-done: run it again, and what arrived is not sent again.
+/// run (Ctrl-C and SIGTERM end one with exit code 130) leaves nothing half-done: run it again,
+/// and what arrived is not sent again.
 #[derive(Args)]
 struct BackupArgs {
     /// A disk or raw image file, and its name in the image; can be repeated [default: all local
@@ -172,6 +174,7 @@ fn run_backup(args: BackupArgs) -> Result<(), AgentError> {
     yield_to_others();
     let counters = Arc::new(Counters::default());
     let size = disks.iter().map(Disk::size).sum();
+    let stop = Stop::default();
     let run = BackupRun {
         server: enrolled.server,
         tenant: enrolled.tenant,
@@ -183,8 +186,11 @@ fn run_backup(args: BackupArgs) -> Result<(), AgentError> {
         limits: UploadLimits::default(),
         patience: Patience::default(),
         counters: counters.clone(),
+        stop: stop.clone(),
     };
     let report = runtime()?.block_on(async {
+        stop.on_signals()
+            .map_err(|e| AgentError::Internal(e.to_string()))?;
         let progress = progress::show(size, &counters);
         let done = run.run(&VaultDial(&enrolled.enrollment)).await;
         drop(progress);

@@ -10,6 +10,7 @@ use relevo_wire::key::KeyError;
 use relevo_wire::manifest::ManifestError;
 
 use crate::disk::DiskError;
+use crate::stop::INTERRUPTED;
 use crate::uplink::UplinkError;
 
 /// Why a command failed.
@@ -89,12 +90,23 @@ pub enum AgentError {
         "the vault says that {0} chunks of the image are missing, although it acknowledged them"
     )]
     Incomplete(usize),
+    /// Asked to end before there was a recovery point.
+    #[error("interrupted: no recovery point was made")]
+    Interrupted,
     /// A thread of the agent ended unexpectedly.
     #[error("internal error: {0}")]
     Internal(String),
 }
 
 impl AgentError {
+    /// The exit code that tells scripts of it.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Interrupted => INTERRUPTED,
+            _ => 1,
+        }
+    }
+
     /// What the administrator can do about it.
     pub fn remedy(&self) -> String {
         match self {
@@ -141,7 +153,12 @@ impl AgentError {
             Self::Incomplete(_) => {
                 "run 'relevo-vault verify' at the vault: it loses what it stored".into()
             }
-            Self::Internal(_) => "report this with the log of 'relevo-agent -v backup'".into(),
+            Self::Interrupted => {
+                "run the backup again when you want: what has arrived is not sent again".into()
+            }
+            Self::Internal(_) | Self::Uplink(UplinkError::Task(_)) => {
+                "report this with the log of 'relevo-agent -v backup'".into()
+            }
         }
     }
 }

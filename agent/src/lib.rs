@@ -14,7 +14,7 @@
 //! * [`seal`]: one span to one leaf of the index; [`pipeline`]: one disk to one root.
 //! * [`uplink`]: drives [`relevo_wire::upload`] over a vault that may go away and come back.
 //! * [`cache`]: what the vault is known to have. [`backup`]: a whole run.
-//! * [`state`]: the agent's directory. [`enroll`]: how it comes to be. [`inventory`]: what a
+//! * [`stop`]: ending early. [`state`]: the agent's directory. [`enroll`]: how it comes to be. [`inventory`]: what a
 //!   recovery needs to know besides the disks. [`command`], [`report`], [`progress`]: the
 //!   command line.
 //!
@@ -41,6 +41,7 @@ pub mod report;
 pub mod seal;
 pub mod span;
 pub mod state;
+pub mod stop;
 pub mod uplink;
 
 pub use error::AgentError;

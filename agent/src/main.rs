@@ -26,7 +26,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}\nremedy: {}", error.remedy());
-            ExitCode::FAILURE
+            ExitCode::from(error.exit_code())
         }
     }
 }

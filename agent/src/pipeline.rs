@@ -17,6 +17,7 @@ use crate::cache::{Cache, Fact};
 use crate::disk::{Disk, DiskError};
 use crate::seal::{Offer, SealedSpan, Sealer, UnderWay, UplinkGone};
 use crate::span::{self, SpanReader};
+use crate::stop::Stop;
 
 /// Spans that may be finished ahead of the first unfinished one.
 const WINDOW: u64 = 1024;
@@ -69,27 +70,31 @@ pub struct Pipeline {
 }
 
 /// What the threads of one run share.
-struct Run {
-    secret: TenantSecret,
-    facts: mpsc::Sender<Fact>,
-    counters: Arc<Counters>,
+pub struct Run {
+    /// Keys what is sealed.
+    pub secret: TenantSecret,
+    /// Takes what is to be remembered of spans.
+    pub facts: mpsc::Sender<Fact>,
+    /// Filled as it goes.
+    pub counters: Arc<Counters>,
+    /// Set by whoever takes no more offers: over a disk that did not change nothing is offered,
+    /// which would tell.
+    pub halt: Stop,
 }
 
 impl Pipeline {
     /// A pipeline of `workers` threads over what `cache` knows.
     pub fn new(
-        secret: TenantSecret,
+        run: Run,
         workers: usize,
         cache: &Cache,
         under_way: UnderWay,
         offers: mpsc::Sender<Offer>,
-        facts: mpsc::Sender<Fact>,
-        counters: Arc<Counters>,
     ) -> Result<Self, rusqlite::Error> {
         let sealer = || {
             let (under_way, offers) = (under_way.clone(), offers.clone());
             Ok(Sealer::new(
-                secret.clone(),
+                run.secret.clone(),
                 cache.reader()?,
                 under_way,
                 offers,
@@ -100,11 +105,7 @@ impl Pipeline {
         Ok(Self {
             sealers: sealers?,
             nodes: sealer()?,
-            run: Run {
-                secret,
-                facts,
-                counters,
-            },
+            run,
         })
     }
 
@@ -142,6 +143,7 @@ impl Run {
             for sealer in sealers {
                 let (queue, results, name) = (&queue, results.clone(), name.clone());
                 scope.spawn(move || {
+                    let _guard = StopOnPanic(queue);
                     let mut reader = SpanReader::default();
                     while let Some(number) = queue.take() {
                         let result = self.one_span(disk, &name, number, &mut reader, sealer);
@@ -153,6 +155,7 @@ impl Run {
                 });
             }
             drop(results);
+            let _guard = StopOnPanic(&queue);
             let collected = self.collect(disk, &name, received, &queue, nodes);
             // Whoever waits for its turn after a failure must not wait for ever.
             queue.stop();
@@ -168,6 +171,9 @@ impl Run {
         reader: &mut SpanReader,
         sealer: &mut Sealer,
     ) -> Result<SealedSpan, PipelineError> {
+        if self.halt.is_set() {
+            return Err(UplinkGone.into());
+        }
         let span = reader.read(disk, number)?;
         let sealed = sealer.seal(name, &span)?;
         Counters::add(&self.counters.done, span.length);
@@ -294,5 +300,39 @@ impl Queue {
     fn stop(&self) {
         self.lock().stopped = true;
         self.moved.notify_all();
+    }
+}
+
+/// Whoever waits for the span of a thread that panicked would wait for ever.
+struct StopOnPanic<'a>(&'a Queue);
+
+impl Drop for StopOnPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.stop();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// Guards against a run that hangs for ever over a fault in one of its threads.
+    #[test]
+    fn a_panic_ends_the_wait_of_the_others() {
+        let queue = Queue::new(WINDOW + 2);
+        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            std::thread::scope(|scope| {
+                scope.spawn(|| while queue.take().is_some() {});
+                scope.spawn(|| {
+                    let _guard = StopOnPanic(&queue);
+                    std::panic::resume_unwind(Box::new("fault"));
+                });
+            });
+        }));
+        assert!(ended.is_err());
+        assert!(queue.lock().stopped);
     }
 }

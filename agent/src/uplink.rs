@@ -39,6 +39,9 @@ pub enum UplinkError {
     /// After a lost connection another vault, or an emptied one, answered.
     #[error("the vault changed during the upload: it no longer has what it acknowledged")]
     VaultChanged,
+    /// A task of the upload panicked: its batch will never be answered.
+    #[error("internal error: {0}")]
+    Task(String),
 }
 
 /// What a commit came to.
@@ -265,7 +268,7 @@ impl<'a, D: Dial> Uplink<'a, D> {
                     }
                 },
                 Some(done) = under_way.join_next(), if !under_way.is_empty() => {
-                    let Ok((batch, result)) = done else { continue };
+                    let (batch, result) = done.map_err(|e| UplinkError::Task(e.to_string()))?;
                     match result {
                         Ok(Answer::Known(bits)) => upload.handle_known(batch, &bits)?,
                         Ok(Answer::Stored(added)) => {

@@ -10,6 +10,7 @@ use std::os::unix::fs::FileExt;
 use proptest::prelude::*;
 use relevo_agent::AgentError;
 use relevo_agent::disk::DiskError;
+use relevo_agent::pipeline::Counters;
 use relevo_wire::index::SPAN;
 use relevo_wire::manifest::Consistency;
 use simulated::{Server, SimulatedVault, noise, run, sparse};
@@ -92,6 +93,45 @@ fn a_run_that_failed_half_way_goes_on_where_it_was() {
     assert!(report.new_bytes < 12 << 20, "{report:?}");
     assert_eq!(vault.state().sent_twice, 0);
     assert!(vault.restore(&server.keys, 0) == std::fs::read(server.disk()).unwrap());
+}
+
+/// Guards against a run that was asked to end and goes on, reads the rest of the disk first, or
+/// forgets what the vault acknowledged.
+#[test]
+fn a_run_that_is_asked_to_end_does_and_is_gone_on_with() {
+    let (server, vault) = (Server::new(), SimulatedVault::new());
+    sparse(&server.disk(), 64 << 20, &[(0, noise(3, 64 * MIB))]);
+    let asked = server.run();
+    let counters = asked.counters.clone();
+    vault.state().stop_after_puts = Some((20, asked.stop.clone()));
+    let error = run(asked, &vault).unwrap_err();
+    assert!(matches!(error, AgentError::Interrupted), "{error}");
+    assert_eq!(error.exit_code(), 130);
+    assert!(vault.state().points.is_empty());
+    assert!(Counters::get(&counters.read) < 64 << 20);
+    vault.state().stop_after_puts = None;
+    server.backup(&vault).unwrap();
+    assert_eq!(vault.state().sent_twice, 0);
+    assert!(vault.restore(&server.keys, 0) == std::fs::read(server.disk()).unwrap());
+}
+
+/// Guards against hours of reading after the vault has said no: an unchanged disk offers it
+/// nothing that would tell the readers.
+#[test]
+fn a_vault_that_refuses_ends_the_reading_of_an_unchanged_disk() {
+    let (server, vault) = (Server::new(), SimulatedVault::new());
+    sparse(&server.disk(), 512 << 20, &[(0, vec![7; 512 * MIB])]);
+    server.backup(&vault).unwrap();
+    let file = std::fs::File::options()
+        .write(true)
+        .open(server.disk())
+        .unwrap();
+    file.write_all_at(&noise(12, 4 * MIB), 0).unwrap();
+    vault.state().fail_after_puts = Some(0);
+    let again = server.run();
+    let counters = again.counters.clone();
+    run(again, &vault).unwrap_err();
+    assert!(Counters::get(&counters.read) < 512 << 20);
 }
 
 /// Guards against a cache that believes in chunks that the vault has lost: a node among them

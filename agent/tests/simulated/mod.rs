@@ -13,6 +13,7 @@ use relevo_agent::backup::BackupRun;
 use relevo_agent::inventory::open_disks;
 use relevo_agent::pipeline::Counters;
 use relevo_agent::report::BackupReport;
+use relevo_agent::stop::Stop;
 use relevo_agent::uplink::{Committed, Dial, Link, Patience};
 use relevo_wire::chunk::{CheckedChunk, SealedChunk};
 use relevo_wire::client::ClientError;
@@ -43,6 +44,8 @@ pub struct State {
     puts: usize,
     connection: u64,
     pub dials: usize,
+    /// Asked to end after so many puts.
+    pub stop_after_puts: Option<(usize, Stop)>,
 }
 
 impl SimulatedVault {
@@ -60,6 +63,7 @@ impl SimulatedVault {
             puts: 0,
             connection: 0,
             dials: 0,
+            stop_after_puts: None,
         })))
     }
 
@@ -231,6 +235,11 @@ impl Link for SimulatedLink {
             let refusal = Refusal::new(RefusalCode::Full, "the vault is full", "add room");
             return Err(refusal.into());
         }
+        if let Some((after, stop)) = &state.stop_after_puts
+            && state.puts > *after
+        {
+            stop.set();
+        }
         let served = state.serve(self.connection);
         let stored = if served {
             chunks.len()
@@ -318,6 +327,7 @@ impl Server {
                 total: Duration::from_secs(600),
             },
             counters: Arc::new(Counters::default()),
+            stop: Stop::default(),
         }
     }
 
