@@ -57,7 +57,10 @@ fn a_second_image_costs_what_changed() {
     noise(&file, 100 * MIB + 4096, 4096, 99);
     let changed = lab.backup("db1", &disk);
     let amount = bytes(&changed, "changed_bytes");
-    assert!((4096..=4 * MIB).contains(&amount), "one block changed, not {amount} bytes");
+    assert!(
+        (4096..=4 * MIB).contains(&amount),
+        "one block changed, not {amount} bytes"
+    );
     assert!(bytes(&changed, "sent_bytes") < MIB, "{changed}");
     assert_eq!(sha256(&lab.restore("db1")), sha256(&disk));
 

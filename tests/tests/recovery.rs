@@ -185,59 +185,31 @@ fn the_images_own_kernel_boots_through_the_plan() {
             .as_str()
             .unwrap_or_else(|| panic!("{name}: {plan}"))
     };
-    let drive = format!("driver=nbd,server.type=unix,server.path={socket},node-name=disk");
     let overlay = lab.text("overlay.qcow2");
-    let size = plan["disks"][0]["size"]
-        .as_u64()
-        .unwrap_or_default()
-        .to_string();
+    let base = format!("nbd+unix:///?socket={socket}");
+    let size = plan["disks"][0]["size"].to_string();
     let made = Command::new("qemu-img")
-        .args([
-            "create",
-            "-q",
-            "-f",
-            "qcow2",
-            "-b",
-            &format!("nbd+unix:///?socket={socket}"),
-        ])
-        .args(["-F", "raw", &overlay, &size])
+        .args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b"])
+        .args([&base, &overlay, &size])
         .status();
-    assert!(made.is_ok_and(|s| s.success()), "no overlay over {drive}");
+    assert!(made.is_ok_and(|s| s.success()), "no overlay over {base}");
+    let mac = plan["nics"][0]["mac"].as_str().unwrap_or("not planned");
     let mut qemu = Command::new("qemu-system-x86_64");
-    qemu.args([
-        "-accel",
-        "tcg,thread=multi",
-        "-cpu",
-        "max",
-        "-smp",
-        "2",
-        "-m",
-        "1024",
-    ])
-    .args([
-        "-display",
-        "none",
-        "-no-reboot",
-        "-nic",
-        "none",
-        "-serial",
-        "stdio",
-    ])
-    .args([
-        "-kernel",
-        text("kernel"),
-        "-initrd",
-        text("initrd"),
-        "-append",
-        text("cmdline"),
-    ])
-    .args(["-drive", &format!("file={overlay},if=virtio,format=qcow2")]);
+    qemu.args("-accel tcg,thread=multi -cpu max -smp 2 -m 1024 -display none".split(' '))
+        .args(["-no-reboot", "-serial", "stdio"])
+        .arg("-nic")
+        .arg(format!("user,model=virtio-net-pci,restrict=on,mac={mac}"))
+        .args(["-kernel", text("kernel"), "-initrd", text("initrd")])
+        .args(["-append", text("cmdline"), "-drive"])
+        .arg(format!("file={overlay},if=virtio,format=qcow2"));
     let mut machine = Running::start(qemu);
     let mut console = String::new();
     while !console.contains("relevo-demo: ready") {
         let line = machine.next_line();
-        assert!(!line.contains("Kernel panic"), "{console}\n{line}");
         console.push_str(&line);
+        for bad in ["Kernel panic", "relevo-demo: failed", "relevo: error"] {
+            assert!(!line.contains(bad), "{console}");
+        }
     }
 }
 
