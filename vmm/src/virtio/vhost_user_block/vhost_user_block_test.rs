@@ -2,9 +2,11 @@
 //! a server that goes away.
 #![allow(clippy::unwrap_used)]
 
-use super::super::fake_driver::{Bench, FakeQueue, ram, wait};
 use super::*;
+use crate::virtio::fake_driver::{Bench, FakeQueue, ram, wait};
 use std::io::{Read, Write};
+use std::os::unix::net::UnixListener;
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use tempfile::TempDir;
 use vhost::vhost_user::Listener;
@@ -233,4 +235,31 @@ fn a_server_that_cannot_be_used_is_refused_with_a_reason() {
     server.end();
     let error = VhostUserBlock::connect(Path::new("/nonexistent/disk")).err();
     assert!(matches!(error, Some(DeviceError::Open { .. })));
+}
+
+/// Guards that a server that hangs cannot keep the machine from ending: the question comes
+/// back, and the machine hears that the disk is lost.
+#[test]
+fn a_server_that_does_not_answer_is_given_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("disk");
+    let listener = UnixListener::bind(&path).unwrap();
+    let silent = std::thread::spawn(move || listener.accept().unwrap());
+    let error = VhostUserBlock::connect_within(&path, Duration::from_millis(50)).err();
+    assert!(
+        matches!(error, Some(DeviceError::Backend { .. })),
+        "{error:?}"
+    );
+    drop(silent.join().unwrap());
+
+    let server = Server::new(everything());
+    let mut disk = VhostUserBlock::connect(&server.path()).unwrap();
+    let lost = disk.lost().unwrap();
+    disk.server.patience = Duration::from_millis(50);
+    let answer = disk.server.ask(|frontend| {
+        // The question lasts until the connection is closed over it.
+        wait(&lost);
+        frontend.get_features()
+    });
+    assert!(answer.is_err());
 }

@@ -7,10 +7,10 @@
 //! [`VhostUserBlock::lost`] readable, so that the machine can be ended: a guest left alone
 //! with a disk that never answers helps nobody.
 
+mod server;
+
 use std::io;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use vhost::vhost_user::message::{
@@ -22,17 +22,16 @@ use virtio_queue::QueueT;
 use vm_memory::{GuestAddress, GuestMemoryBackend};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::block::{
+use self::server::Server;
+use crate::memory::GuestMemory;
+use crate::virtio::block::{
     CONFIG_NUM_QUEUES, CONFIG_SIZE, F_BLK_SIZE, F_DISCARD, F_FLUSH, F_MQ, F_RO, F_SEG_MAX,
     F_WRITE_ZEROES,
 };
-use super::device::{
+use crate::virtio::device::{
     ActivateError, Activation, ActiveQueue, DeviceError, DeviceKind, VIRTIO_F_EVENT_IDX,
     VIRTIO_F_INDIRECT_DESC, VIRTIO_F_VERSION_1, VirtioDevice, copy_config,
 };
-use super::interrupt::Interrupt;
-use super::worker::{Events, Service, ServiceError, Worker};
-use crate::memory::GuestMemory;
 
 const F_SIZE_MAX: u64 = 1 << 1;
 const F_GEOMETRY: u64 = 1 << 4;
@@ -55,32 +54,29 @@ const FEATURES: u64 = F_SIZE_MAX
 
 const QUEUE_SIZE: u16 = 256;
 const MAX_QUEUES: u16 = 16;
-/// How long the server may take to answer a message. It answers only after requests in
+/// How long the server may take to answer a question. It answers only after requests in
 /// flight, which may wait for a distant store.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A disk that another process serves.
 pub struct VhostUserBlock {
     path: PathBuf,
-    frontend: Frontend,
+    server: Server,
     offered: u64,
     config: [u8; CONFIG_SIZE],
     queues: u16,
     running: Vec<u16>,
     /// Served rings must not outlive what they write to.
     call_sinks: Vec<EventFd>,
-    lost: EventFd,
-    active_interrupt: Arc<Mutex<Option<Interrupt>>>,
-    watcher: Option<Worker>,
 }
 
 impl VhostUserBlock {
     /// Connects to the server's socket at `path` and asks what it offers.
     pub fn connect(path: &Path) -> Result<Self, DeviceError> {
-        let open = |source| DeviceError::Open {
-            path: path.to_owned(),
-            source,
-        };
+        Self::connect_within(path, PATIENCE)
+    }
+
+    fn connect_within(path: &Path, patience: Duration) -> Result<Self, DeviceError> {
         let step = |step| {
             move |source| DeviceError::Backend {
                 path: path.to_owned(),
@@ -92,23 +88,26 @@ impl VhostUserBlock {
             path: path.to_owned(),
             feature,
         };
+        let mut server =
+            Server::connect(path, MAX_QUEUES, patience).map_err(|source| DeviceError::Open {
+                path: path.to_owned(),
+                source,
+            })?;
 
-        let socket = UnixStream::connect(path).map_err(open)?;
-        socket.set_read_timeout(Some(PATIENCE)).map_err(open)?;
-        socket.set_write_timeout(Some(PATIENCE)).map_err(open)?;
-        let hang_up = socket.try_clone().map_err(open)?;
-        let mut frontend = Frontend::from_stream(socket, u64::from(MAX_QUEUES));
-
-        frontend.set_owner().map_err(step("take an owner"))?;
-        let available = frontend.get_features().map_err(step("tell its features"))?;
+        server
+            .ask(|frontend| frontend.set_owner())
+            .map_err(step("take an owner"))?;
+        let available = server
+            .ask(|frontend| frontend.get_features())
+            .map_err(step("tell its features"))?;
         if available & VIRTIO_F_VERSION_1 == 0 {
             return Err(lacks("virtio 1.0"));
         }
         if available & VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits() == 0 {
             return Err(lacks("protocol features"));
         }
-        let protocol = frontend
-            .get_protocol_features()
+        let protocol = server
+            .ask(Frontend::get_protocol_features)
             .map_err(step("tell its protocol features"))?
             & (VhostUserProtocolFeatures::MQ
                 | VhostUserProtocolFeatures::CONFIG
@@ -116,26 +115,25 @@ impl VhostUserBlock {
         if !protocol.contains(VhostUserProtocolFeatures::CONFIG) {
             return Err(lacks("its configuration"));
         }
-        frontend
-            .set_protocol_features(protocol)
+        server
+            .ask(|frontend| {
+                frontend.set_protocol_features(protocol)?;
+                if protocol.contains(VhostUserProtocolFeatures::REPLY_ACK) {
+                    frontend.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
+                }
+                Ok(())
+            })
             .map_err(step("agree on protocol features"))?;
-        if protocol.contains(VhostUserProtocolFeatures::REPLY_ACK) {
-            frontend.set_hdr_flags(VhostUserHeaderFlag::NEED_REPLY);
-        }
         let mut most = 1;
         if protocol.contains(VhostUserProtocolFeatures::MQ) {
-            most = frontend
-                .get_queue_num()
+            most = server
+                .ask(Frontend::get_queue_num)
                 .map_err(step("tell its number of queues"))?;
         }
 
-        let (_, bytes) = frontend
-            .get_config(
-                0,
-                CONFIG_SIZE as u32,
-                VhostUserConfigFlags::empty(),
-                &[0; CONFIG_SIZE],
-            )
+        let none = VhostUserConfigFlags::empty();
+        let (_, bytes) = server
+            .ask(|frontend| frontend.get_config(0, CONFIG_SIZE as u32, none, &[0; CONFIG_SIZE]))
             .map_err(step("tell its configuration"))?;
         let mut config = [0; CONFIG_SIZE];
         config.copy_from_slice(&bytes[..CONFIG_SIZE]);
@@ -146,48 +144,35 @@ impl VhostUserBlock {
             queues = said.min(most.min(u64::from(MAX_QUEUES)) as u16).max(1);
         }
         config[CONFIG_NUM_QUEUES..CONFIG_NUM_QUEUES + 2].copy_from_slice(&queues.to_le_bytes());
-
-        let lost = EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).map_err(open)?;
-        let active_interrupt = Arc::new(Mutex::new(None));
-        let watcher = watch(
-            path,
-            hang_up,
-            lost.try_clone().map_err(open)?,
-            &active_interrupt,
-        )
-        .map_err(open)?;
         tracing::debug!(path = %path.display(), queues, features = format_args!("{available:#x}"), "disk server connected");
         Ok(Self {
             path: path.to_owned(),
-            frontend,
+            server,
             offered: available & FEATURES,
             config,
             queues,
             running: Vec::new(),
             call_sinks: Vec::new(),
-            lost,
-            active_interrupt,
-            watcher: Some(watcher),
         })
     }
 
     /// Readable once the server is gone; the disk does not come back.
     pub fn lost(&self) -> io::Result<EventFd> {
-        self.lost.try_clone()
+        self.server.lost()
     }
 
     /// The disk's size in bytes, as the server says.
     pub fn size(&self) -> u64 {
         let mut sectors = [0; 8];
         sectors.copy_from_slice(&self.config[..8]);
-        u64::from_le_bytes(sectors).saturating_mul(super::block::SECTOR)
+        u64::from_le_bytes(sectors).saturating_mul(crate::virtio::block::SECTOR)
     }
 
     fn start(&mut self, activation: &Activation) -> Result<(), ActivateError> {
         let features =
             activation.features & FEATURES | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
-        self.frontend
-            .set_features(features)
+        self.server
+            .ask(|frontend| frontend.set_features(features))
             .map_err(refused("agree on features"))?;
         let regions = activation
             .memory
@@ -195,8 +180,8 @@ impl VhostUserBlock {
             .map(VhostUserMemoryRegionInfo::from_guest_region)
             .collect::<Result<Vec<_>, _>>()
             .map_err(refused("share memory that is no file"))?;
-        self.frontend
-            .set_mem_table(&regions)
+        self.server
+            .ask(|frontend| frontend.set_mem_table(&regions))
             .map_err(refused("map the guest's memory"))?;
         for active in &activation.queues {
             self.start_queue(active, activation)?;
@@ -227,7 +212,6 @@ impl VhostUserBlock {
             // The driver polls: the server still wants something to write to.
             None => EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?,
         };
-        let frontend = &mut self.frontend;
         let setup = |frontend: &mut Frontend| {
             frontend.set_vring_num(index, queue.size())?;
             frontend.set_vring_addr(index, &rings)?;
@@ -238,7 +222,9 @@ impl VhostUserBlock {
         };
         // From here on the server may work on the ring, so a reset has to stop it.
         self.running.push(active.index);
-        setup(frontend).map_err(refused("start a virtqueue"))?;
+        self.server
+            .ask(setup)
+            .map_err(refused("start a virtqueue"))?;
         self.call_sinks.push(call);
         Ok(())
     }
@@ -278,10 +264,7 @@ impl VirtioDevice for VhostUserBlock {
         if activation.queues.is_empty() {
             return Err(ActivateError::Queue(0));
         }
-        *self
-            .active_interrupt
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = Some(activation.interrupt.clone());
+        self.server.concerns(Some(activation.interrupt.clone()));
         let result = self.start(&activation);
         if result.is_err() {
             self.reset();
@@ -290,16 +273,13 @@ impl VirtioDevice for VhostUserBlock {
     }
 
     fn reset(&mut self) {
-        *self
-            .active_interrupt
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = None;
+        self.server.concerns(None);
         for index in std::mem::take(&mut self.running) {
             let index = usize::from(index);
-            let stopped = self
-                .frontend
-                .set_vring_enable(index, false)
-                .and_then(|()| self.frontend.get_vring_base(index));
+            let stopped = self.server.ask(|frontend| {
+                frontend.set_vring_enable(index, false)?;
+                frontend.get_vring_base(index)
+            });
             if let Err(error) = stopped {
                 // A server that is gone has stopped too; the watcher has said so.
                 tracing::debug!(path = %self.path.display(), index, %error, "disk server did not stop a virtqueue");
@@ -311,53 +291,7 @@ impl VirtioDevice for VhostUserBlock {
 
 impl Drop for VhostUserBlock {
     fn drop(&mut self) {
-        self.watcher = None;
         self.reset();
-    }
-}
-
-struct Watcher {
-    path: PathBuf,
-    socket: UnixStream,
-    lost: EventFd,
-    interrupt: Arc<Mutex<Option<Interrupt>>>,
-}
-
-fn watch(
-    path: &Path,
-    socket: UnixStream,
-    lost: EventFd,
-    interrupt: &Arc<Mutex<Option<Interrupt>>>,
-) -> io::Result<Worker> {
-    let watcher = Watcher {
-        path: path.to_owned(),
-        socket,
-        lost,
-        interrupt: interrupt.clone(),
-    };
-    Worker::spawn("vhost-user-watch", watcher, |_| {})
-}
-
-impl Service for Watcher {
-    fn register(&self, events: &Events) -> io::Result<()> {
-        events.watch_hang_up(&self.socket, 0)
-    }
-
-    fn ready(&mut self, events: &Events, _: u64) -> Result<(), ServiceError> {
-        events.forget(&self.socket)?;
-        tracing::error!(
-            path = %self.path.display(),
-            "the disk server is gone: the guest's disk does not answer any more"
-        );
-        self.lost.write(1)?;
-        let interrupt = self
-            .interrupt
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(interrupt) = &*interrupt {
-            interrupt.demand_reset();
-        }
-        Ok(())
     }
 }
 
