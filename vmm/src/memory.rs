@@ -14,9 +14,6 @@ use vm_memory::{FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryRegion}
 /// The guest's RAM, as every device sees it.
 pub type GuestMemory = vm_memory::GuestMemoryMmap<()>;
 
-/// One mapped piece of the guest's RAM.
-pub type GuestRegion = vm_memory::GuestRegionMmap<()>;
-
 /// End of the RAM below the device hole (3 GiB).
 pub const LOW_RAM_END: u64 = 0xC000_0000;
 /// Start of the RAM above the device hole (4 GiB).
@@ -25,10 +22,6 @@ pub const HIGH_RAM_START: u64 = 0x1_0000_0000;
 pub const PCI_MMIO_START: u64 = 0xC000_0000;
 /// Length of the window for 32-bit PCI memory BARs, in bytes.
 pub const PCI_MMIO_LEN: u64 = 0x2000_0000;
-/// Start of the enhanced PCI configuration space, where one is offered.
-pub const PCI_ECAM_START: u64 = 0xE000_0000;
-/// Length of the enhanced PCI configuration space (256 buses), in bytes.
-pub const PCI_ECAM_LEN: u64 = 0x1000_0000;
 /// The I/O APIC's register window.
 pub const IOAPIC_START: u64 = 0xFEC0_0000;
 /// The local APICs' register window.
@@ -70,20 +63,6 @@ pub enum MemoryError {
     Map(#[from] vm_memory::mmap::FromRangesError),
 }
 
-/// A piece of RAM with the file behind it, as vhost-user's SET_MEM_TABLE wants it.
-pub struct SharedRegion {
-    /// First guest-physical address.
-    pub guest_base: GuestAddress,
-    /// Length in bytes.
-    pub len: u64,
-    /// Address of the mapping in this process.
-    pub host_base: u64,
-    /// The memfd.
-    pub file: Arc<File>,
-    /// Offset of the piece in the memfd, in bytes.
-    pub file_offset: u64,
-}
-
 /// The guest-physical ranges that `mib` MiB of RAM occupy.
 pub fn ranges(mib: u64) -> Result<Vec<(GuestAddress, usize)>, MemoryError> {
     if mib < MIN_MIB {
@@ -119,21 +98,9 @@ pub fn create(mib: u64) -> Result<GuestMemory, MemoryError> {
     Ok(GuestMemory::from_ranges_with_files(with_files)?)
 }
 
-/// Lists the pieces of `memory` with the file and offset behind each.
-pub fn shared_regions(memory: &GuestMemory) -> Vec<SharedRegion> {
-    memory
-        .iter()
-        .filter_map(|region| {
-            let at = region.file_offset()?;
-            Some(SharedRegion {
-                guest_base: region.start_addr(),
-                len: region.len(),
-                host_base: region.as_ptr() as u64,
-                file: at.arc().clone(),
-                file_offset: at.start(),
-            })
-        })
-        .collect()
+/// Bytes of RAM from 0 to the device hole: what a kernel and its initramfs must fit.
+pub fn low_len(memory: &GuestMemory) -> u64 {
+    memory.iter().next().map_or(0, GuestMemoryRegion::len)
 }
 
 fn memfd_create(name: &CStr) -> std::io::Result<File> {

@@ -32,13 +32,12 @@ fn another_holder_of_the_file_sees_what_the_guest_wrote() {
     let memory = create(4096).unwrap();
     let above = GuestAddress(HIGH_RAM_START + 0x1234);
     memory.write_obj(0x5ee5_u16, above).unwrap();
-    let regions = shared_regions(&memory);
-    assert_eq!(regions.len(), 2);
-    let high = &regions[1];
-    assert_eq!(high.file_offset, LOW_RAM_END);
+    assert_eq!(memory.iter().count(), 2);
+    let high = memory.iter().nth(1).and_then(|r| r.file_offset()).unwrap();
+    assert_eq!(high.start(), LOW_RAM_END);
     let mut seen = [0; 2];
-    high.file
-        .read_exact_at(&mut seen, high.file_offset + 0x1234)
+    high.file()
+        .read_exact_at(&mut seen, high.start() + 0x1234)
         .unwrap();
     assert_eq!(u16::from_le_bytes(seen), 0x5ee5);
 }

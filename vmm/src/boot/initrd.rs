@@ -6,6 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::read_at_most;
 use super::unpack::{Packing, UnpackError, unpack};
 
 /// Why the initramfs could not be put together.
@@ -20,6 +21,14 @@ pub enum InitrdError {
         #[source]
         source: std::io::Error,
     },
+    /// It does not fit the guest's memory.
+    #[error("the initramfs {path} needs more than the {} MiB of the guest's memory", most >> 20)]
+    TooLarge {
+        /// The file with which it became too large.
+        path: PathBuf,
+        /// The room there is, in bytes.
+        most: u64,
+    },
     /// A packed segment is damaged.
     #[error("the initramfs {path} is damaged at byte {offset}")]
     Segment {
@@ -33,20 +42,30 @@ pub enum InitrdError {
     },
 }
 
-/// Reads `files` and puts them behind each other, each padded to four bytes.
-pub fn join(files: &[PathBuf], unpack_segments: bool) -> Result<Vec<u8>, InitrdError> {
+/// Reads `files` and puts them behind each other, each padded to four bytes. All of it, and
+/// no more of the host's memory, takes at most `most` bytes.
+pub fn join(files: &[PathBuf], unpack_segments: bool, most: u64) -> Result<Vec<u8>, InitrdError> {
     let mut all = Vec::new();
     for path in files {
-        let data = std::fs::read(path).map_err(|source| InitrdError::Read {
+        let too_large = || InitrdError::TooLarge {
             path: path.clone(),
-            source,
-        })?;
+            most,
+        };
+        let data = read_at_most(path, most)
+            .map_err(|source| InitrdError::Read {
+                path: path.clone(),
+                source,
+            })?
+            .ok_or_else(too_large)?;
         if unpack_segments {
-            unpacked(path, &data, &mut all)?;
+            unpacked(path, &data, &mut all, most)?;
         } else {
             all.extend_from_slice(&data);
         }
         pad(&mut all);
+        if all.len() as u64 > most {
+            return Err(too_large());
+        }
     }
     Ok(all)
 }
@@ -55,7 +74,7 @@ fn pad(out: &mut Vec<u8>) {
     out.resize(out.len().next_multiple_of(4), 0);
 }
 
-fn unpacked(path: &Path, data: &[u8], out: &mut Vec<u8>) -> Result<(), InitrdError> {
+fn unpacked(path: &Path, data: &[u8], out: &mut Vec<u8>, most: u64) -> Result<(), InitrdError> {
     let mut at = 0;
     while let Some(rest) = data.get(at..).filter(|r| !r.is_empty()) {
         if rest[0] == 0 {
@@ -68,7 +87,8 @@ fn unpacked(path: &Path, data: &[u8], out: &mut Vec<u8>) -> Result<(), InitrdErr
             at += len;
             continue;
         }
-        match Packing::detect(rest).map(|packing| unpack(packing, rest)) {
+        let room = most.saturating_sub(out.len() as u64);
+        match Packing::detect(rest).map(|packing| unpack(packing, rest, room)) {
             Some(Ok((segment, used))) => {
                 out.extend_from_slice(&segment);
                 at += used;
@@ -77,6 +97,12 @@ fn unpacked(path: &Path, data: &[u8], out: &mut Vec<u8>) -> Result<(), InitrdErr
             None | Some(Err(UnpackError::Unsupported(_))) => {
                 out.extend_from_slice(rest);
                 at = data.len();
+            }
+            Some(Err(UnpackError::TooLarge { .. })) => {
+                return Err(InitrdError::TooLarge {
+                    path: path.to_owned(),
+                    most,
+                });
             }
             Some(Err(source)) => {
                 return Err(InitrdError::Segment {

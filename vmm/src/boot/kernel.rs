@@ -11,8 +11,8 @@ use linux_loader::loader::bootparam::setup_header;
 use linux_loader::loader::{BzImage, Elf, KernelLoader};
 use vm_memory::{Address, GuestAddress, GuestMemoryBackend};
 
-use super::layout;
 use super::unpack::{Packing, UnpackError, unpack};
+use super::{layout, read_at_most};
 use crate::memory::{GuestMemory, LOW_RAM_END};
 
 /// Offset of the setup header in a bzImage.
@@ -99,10 +99,18 @@ pub fn load(
     path: &Path,
     unpack_on_host: bool,
 ) -> Result<LoadedKernel, KernelError> {
-    let image = std::fs::read(path).map_err(|source| KernelError::Read {
+    let read = |source| KernelError::Read {
         path: path.to_owned(),
         source,
-    })?;
+    };
+    let most = crate::memory::low_len(memory);
+    let Some(image) = read_at_most(path, most).map_err(read)? else {
+        let len = std::fs::metadata(path).map_err(read)?.len();
+        return Err(KernelError::TooLarge {
+            path: path.to_owned(),
+            needed_mib: len.div_ceil(1 << 20),
+        });
+    };
     let kernel = if image.starts_with(b"\x7fELF") {
         load_elf(memory, path, image, None)?
     } else {
@@ -132,7 +140,7 @@ fn load_packed(
         });
     }
     if unpack_on_host {
-        let elf = payload(path, &image, &header)?;
+        let elf = payload(path, &image, &header, crate::memory::low_len(memory))?;
         return load_elf(memory, path, elf, Some(header));
     }
     load_bzimage(memory, path, image, header)
@@ -159,7 +167,12 @@ fn setup_len(header: &setup_header) -> usize {
     (sectors + 1) * 512
 }
 
-fn payload(path: &Path, image: &[u8], header: &setup_header) -> Result<Vec<u8>, KernelError> {
+fn payload(
+    path: &Path,
+    image: &[u8],
+    header: &setup_header,
+    most: u64,
+) -> Result<Vec<u8>, KernelError> {
     let missing = || KernelError::NoPayload(path.to_owned());
     let start = setup_len(header) + header.payload_offset as usize;
     let packed = start
@@ -167,7 +180,7 @@ fn payload(path: &Path, image: &[u8], header: &setup_header) -> Result<Vec<u8>, 
         .and_then(|end| image.get(start..end))
         .ok_or_else(missing)?;
     let packing = Packing::detect(packed).ok_or_else(missing)?;
-    let (elf, _) = unpack(packing, packed).map_err(|source| KernelError::Unpack {
+    let (elf, _) = unpack(packing, packed, most).map_err(|source| KernelError::Unpack {
         path: path.to_owned(),
         source,
     })?;

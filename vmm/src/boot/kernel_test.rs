@@ -129,6 +129,21 @@ fn broken_kernels_are_refused_with_the_reason() {
     assert!(load_bytes(&nowhere, false).1.is_err());
 }
 
+/// Guards that a file that is no kernel by its size is not read whole.
+#[test]
+fn a_kernel_larger_than_the_guest_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("kernel");
+    let file = std::fs::File::create(&path).unwrap();
+    file.set_len(1 << 40).unwrap();
+    let memory = crate::memory::create(64).unwrap();
+    let error = load(&memory, &path, false).unwrap_err();
+    assert!(
+        matches!(error, KernelError::TooLarge { needed_mib, .. } if needed_mib == 1 << 20),
+        "{error:?}"
+    );
+}
+
 proptest::proptest! {
     #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
 

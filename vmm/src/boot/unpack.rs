@@ -9,9 +9,6 @@ use std::io::{BufRead, Read};
 use liblzma::bufread::XzDecoder;
 use liblzma::stream::Stream;
 
-/// The most that one stream may unpack to, so that a hostile image cannot exhaust memory.
-pub const MAX_UNPACKED: u64 = 4 << 30;
-
 /// Magic of lz4's legacy frame, the one Linux uses.
 const LZ4_LEGACY: u32 = 0x184C_2102;
 /// A legacy block holds at most so many unpacked bytes.
@@ -51,9 +48,12 @@ pub enum UnpackError {
         #[source]
         source: std::io::Error,
     },
-    /// The stream unpacks to more than [`MAX_UNPACKED`].
-    #[error("the stream unpacks to more than {} GiB", MAX_UNPACKED >> 30)]
-    TooLarge,
+    /// The stream unpacks to more than there is room for.
+    #[error("the stream unpacks to more than the {} MiB there is room for", most >> 20)]
+    TooLarge {
+        /// The room, in bytes.
+        most: u64,
+    },
 }
 
 impl Packing {
@@ -75,43 +75,44 @@ impl Packing {
 
 /// Unpacks the stream at the start of `data`; returns it with how many bytes it took.
 ///
-/// What follows the stream is not looked at.
-pub fn unpack(packing: Packing, data: &[u8]) -> Result<(Vec<u8>, usize), UnpackError> {
+/// What follows the stream is not looked at. A stream that unpacks to more than `most` bytes
+/// is an error, so that a hostile one cannot exhaust the host's memory.
+pub fn unpack(packing: Packing, data: &[u8], most: u64) -> Result<(Vec<u8>, usize), UnpackError> {
     let damaged = |source| UnpackError::Damaged { packing, source };
     let mut rest = data;
     let out = match packing {
-        Packing::Gzip => drain(flate2::bufread::GzDecoder::new(&mut rest)),
-        Packing::Xz => drain(XzDecoder::new(&mut rest)),
+        Packing::Gzip => drain(flate2::bufread::GzDecoder::new(&mut rest), most),
+        Packing::Xz => drain(XzDecoder::new(&mut rest), most),
         Packing::Lzma => {
             let stream = Stream::new_lzma_decoder(u64::MAX)
                 .map_err(|e| damaged(std::io::Error::other(e)))?;
-            drain(XzDecoder::new_stream(&mut rest, stream))
+            drain(XzDecoder::new_stream(&mut rest, stream), most)
         }
         Packing::Zstd => zstd::stream::read::Decoder::with_buffer(&mut rest)
             .map_err(|source| UnpackError::Damaged { packing, source })
             .and_then(|mut decoder| {
                 // The kernel's own build packs with windows of up to 128 MiB.
                 decoder.window_log_max(27).map_err(damaged)?;
-                Ok(drain(decoder.single_frame()))
+                Ok(drain(decoder.single_frame(), most))
             })?,
-        Packing::Lz4 => lz4_legacy(&mut rest),
+        Packing::Lz4 => lz4_legacy(&mut rest, most),
         Packing::Bzip2 | Packing::Lzo => return Err(UnpackError::Unsupported(packing)),
     }
     .map_err(damaged)?;
-    if out.len() as u64 > MAX_UNPACKED {
-        return Err(UnpackError::TooLarge);
+    if out.len() as u64 > most {
+        return Err(UnpackError::TooLarge { most });
     }
     Ok((out, data.len() - rest.len()))
 }
 
 /// Reads everything, or one byte more than is allowed.
-fn drain(reader: impl Read) -> std::io::Result<Vec<u8>> {
+fn drain(reader: impl Read, most: u64) -> std::io::Result<Vec<u8>> {
     let mut out = Vec::new();
-    reader.take(MAX_UNPACKED + 1).read_to_end(&mut out)?;
+    reader.take(most.saturating_add(1)).read_to_end(&mut out)?;
     Ok(out)
 }
 
-fn lz4_legacy(data: &mut &[u8]) -> std::io::Result<Vec<u8>> {
+fn lz4_legacy(data: &mut &[u8], most: u64) -> std::io::Result<Vec<u8>> {
     data.consume(4);
     let mut out = Vec::new();
     let mut block = vec![0; LZ4_BLOCK];
@@ -131,7 +132,7 @@ fn lz4_legacy(data: &mut &[u8]) -> std::io::Result<Vec<u8>> {
             lz4_flex::block::decompress_into(packed, &mut block).map_err(std::io::Error::other)?;
         out.extend_from_slice(&block[..n]);
         *data = &rest[packed.len()..];
-        if out.len() as u64 > MAX_UNPACKED {
+        if out.len() as u64 > most {
             break;
         }
     }

@@ -43,7 +43,7 @@ fn each_format_is_found_and_unpacked_and_its_end_is_known() {
         let packing = Packing::detect(&packed).unwrap();
         let mut followed = packed.clone();
         followed.extend_from_slice(&[0; 64]);
-        let (out, used) = unpack(packing, &followed).unwrap();
+        let (out, used) = unpack(packing, &followed, u64::MAX).unwrap();
         assert_eq!(used, packed.len(), "{packing:?}: end of the stream");
         assert!(out == data, "{packing:?}: contents");
     }
@@ -55,7 +55,7 @@ fn lz4_as_the_kernel_build_makes_it_ends_before_the_size() {
     let mut packed = lz4(&data);
     let end = packed.len();
     packed.extend((data.len() as u32).to_le_bytes());
-    let (out, used) = unpack(Packing::detect(&packed).unwrap(), &packed).unwrap();
+    let (out, used) = unpack(Packing::detect(&packed).unwrap(), &packed, u64::MAX).unwrap();
     assert_eq!(used, end);
     assert!(out == data);
 }
@@ -70,17 +70,41 @@ fn damage_is_an_error_and_not_a_short_result() {
     ] {
         let packing = Packing::detect(&packed).unwrap();
         let cut = &packed[..packed.len() / 2];
-        assert!(unpack(packing, cut).is_err(), "{packing:?} cut short");
+        assert!(
+            unpack(packing, cut, u64::MAX).is_err(),
+            "{packing:?} cut short"
+        );
         let mut flipped = packed.clone();
         let middle = flipped.len() / 2;
         flipped[middle] ^= 0x55;
-        let result = unpack(packing, &flipped);
+        let result = unpack(packing, &flipped, u64::MAX);
         // zstd frames made without a checksum may decode to something else, but not to this.
         assert!(result.is_err() || result.unwrap().0 != data);
     }
     assert!(matches!(
-        unpack(Packing::Bzip2, b"BZh9"),
+        unpack(Packing::Bzip2, b"BZh9", u64::MAX),
         Err(UnpackError::Unsupported(_))
     ));
     assert_eq!(Packing::detect(b"070701"), None);
+}
+
+/// Guards that no stream, however small, fills more of the host's memory than it may.
+#[test]
+fn a_stream_that_unpacks_to_too_much_is_refused() {
+    let data = sample().repeat(30);
+    let most = data.len() as u64;
+    for packed in [
+        gzip(&data),
+        xz(&data),
+        zstd::encode_all(&data[..], 1).unwrap(),
+        lz4(&data),
+    ] {
+        let packing = Packing::detect(&packed).unwrap();
+        assert!(unpack(packing, &packed, most).is_ok(), "{packing:?}");
+        let error = unpack(packing, &packed, most - 1).err();
+        assert!(
+            matches!(error, Some(UnpackError::TooLarge { .. })),
+            "{packing:?}: {error:?}"
+        );
+    }
 }

@@ -6,7 +6,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryError, Guest
 
 use super::kernel::LoadedKernel;
 use super::layout;
-use crate::memory::{GuestMemory, LOW_RAM_END};
+use crate::memory::{self, GuestMemory};
 
 /// Boot loader id "undefined" of the boot protocol.
 const LOADER_UNDEFINED: u8 = 0xff;
@@ -110,11 +110,7 @@ fn place_initrd(
     kernel: &LoadedKernel,
     len: u64,
 ) -> Result<u64, ZeroPageError> {
-    let low_end = memory
-        .iter()
-        .next()
-        .map_or(0, |low| low.start_addr().0 + low.len())
-        .min(LOW_RAM_END);
+    let low_end = memory::low_len(memory);
     let allowed = match u64::from(kernel.header.initrd_addr_max) {
         0 => 0x37ff_ffff,
         max => max,

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
+use crate::memory::LOW_RAM_END;
 use linux_loader::loader::bootparam::setup_header;
 
 fn kernel(cmdline_size: u32, initrd_addr_max: u32) -> LoadedKernel {

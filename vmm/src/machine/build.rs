@@ -153,7 +153,7 @@ pub(super) fn load_guest(
     };
     let on_host = measures.is_some();
     let kernel = kernel::load(memory, &config.kernel, on_host)?;
-    let initrd = initrd::join(&config.initrd, on_host)?;
+    let initrd = initrd::join(&config.initrd, on_host, crate::memory::low_len(memory))?;
     let cmdline = match measures {
         Some(measures) => {
             let khz = boot_vcpu.fd.get_tsc_khz();

@@ -4,6 +4,7 @@ use std::io;
 
 use vm_memory::GuestMemoryError;
 
+use crate::boot::unpack::UnpackError;
 use crate::boot::{initrd, kernel, registers, zero_page};
 use crate::bus::BusError;
 use crate::memory::MemoryError;
@@ -71,7 +72,14 @@ impl MachineError {
             | Self::Initrd(initrd::InitrdError::Read { .. }) => {
                 "check the path and who may read it"
             }
-            Self::Kernel(kernel::KernelError::TooLarge { .. }) => "give more --memory",
+            Self::Kernel(
+                kernel::KernelError::TooLarge { .. }
+                | kernel::KernelError::Unpack {
+                    source: UnpackError::TooLarge { .. },
+                    ..
+                },
+            )
+            | Self::Initrd(initrd::InitrdError::TooLarge { .. }) => "give more --memory",
             Self::Kernel(kernel::KernelError::Load { .. }) => {
                 "give more --memory; if it still fails, the file is damaged"
             }

@@ -1,10 +1,9 @@
 //! The PCI bus of a virtual machine: one root bus, one function per device.
 //!
 //! Parts:
-//! - [`PciRoot`] owns the functions and answers for them on three buses: the
-//!   configuration ports 0xCF8–0xCFF ([`PciRoot::config_ports`]), the enhanced
-//!   configuration space ([`PciRoot::ecam`]) and the window of memory BARs
-//!   ([`PciRoot::mmio_window`]).
+//! - [`PciRoot`] owns the functions and answers for them on two buses: the
+//!   configuration ports 0xCF8–0xCFF ([`PciRoot::config_ports`]) and the window of memory
+//!   BARs ([`PciRoot::mmio_window`]).
 //! - [`ConfigSpace`] is the 256-byte header with its writable bits and capabilities.
 //! - [`Msix`] is the MSI-X table: each vector is an eventfd that whoever does the work
 //!   (a thread here, or a process at the other end of a socket) simply writes to.

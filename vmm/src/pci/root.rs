@@ -94,13 +94,6 @@ impl PciRoot {
         }))
     }
 
-    /// What answers the enhanced configuration space (1 MiB per bus, 4 KiB per function).
-    pub fn ecam(&self) -> Arc<Mutex<dyn BusDevice>> {
-        Arc::new(Mutex::new(Ecam {
-            slots: self.slots.clone(),
-        }))
-    }
-
     /// `event` is written when the guest asks for a reset at port 0xCF9.
     pub fn set_reset_event(&self, event: EventFd) {
         lock(&self.slots).reset = Some(event);
@@ -221,31 +214,6 @@ impl BusDevice for ConfigPorts {
             }
         }
     }
-}
-
-/// Enhanced configuration access (PCI Express Base Specification, 7.2.2).
-struct Ecam {
-    slots: Arc<Mutex<Slots>>,
-}
-
-impl BusDevice for Ecam {
-    fn read(&mut self, offset: u64, data: &mut [u8]) {
-        let (bus, devfn, register) = split_ecam(offset);
-        lock(&self.slots).read_config(bus, devfn, register, data);
-    }
-
-    fn write(&mut self, offset: u64, data: &[u8]) {
-        let (bus, devfn, register) = split_ecam(offset);
-        lock(&self.slots).write_config(bus, devfn, register, data);
-    }
-}
-
-fn split_ecam(offset: u64) -> (u32, u32, usize) {
-    (
-        (offset >> 20) as u32,
-        (offset >> 12) as u32 & 0xFF,
-        offset as usize & 0xFFF,
-    )
 }
 
 struct MmioWindow {

@@ -36,19 +36,6 @@ fn mechanism_one_is_found_the_way_linux_looks_for_it() {
 }
 
 #[test]
-fn the_enhanced_space_shows_the_same_functions() {
-    let mut root = root();
-    let ram = memory::create(memory::MIN_MIB).unwrap();
-    root.add(Box::new(Rng::new()), ram).unwrap();
-    let ecam = root.ecam();
-    assert_eq!(read(&ecam, 0), 0x0008_1B36);
-    assert_eq!(read(&ecam, 1 << 15), 0x1044_1AF4);
-    assert_eq!(read(&ecam, 1 << 15 | 1 << 12), 0xFFFF_FFFF);
-    assert_eq!(read(&ecam, 1 << 20), 0xFFFF_FFFF, "bus 1");
-    assert_eq!(read(&ecam, 0x100), 0xFFFF_FFFF, "no extended capability");
-}
-
-#[test]
 fn port_cf9_asks_for_a_reset() {
     let root = root();
     let event = EventFd::new(libc::EFD_NONBLOCK).unwrap();

@@ -265,7 +265,6 @@ proptest! {
     ) {
         let mut machine = Machine::new();
         machine.root.add(Box::new(Rng::new()), machine.memory.clone()).unwrap();
-        let ecam = machine.root.ecam();
         machine.set_config(1, 4, &[6, 0]);
         for (kind, place, data) in accesses {
             let mut back = data.clone();
@@ -275,9 +274,6 @@ proptest! {
                 2 => machine.window.lock().unwrap().write(u64::from(place % BAR_SIZE), &data),
                 3 => machine.window.lock().unwrap().read(u64::from(place % BAR_SIZE), &mut back),
                 _ => {
-                    let mut ecam = ecam.lock().unwrap();
-                    ecam.write(u64::from(place) & 0xFFFF, &data);
-                    ecam.read(u64::from(place), &mut back);
                     machine.ports.lock().unwrap().write(u64::from(place % 8), &data);
                 }
             }

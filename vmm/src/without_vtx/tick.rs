@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 
 use vmm_sys_util::eventfd::EventFd;
 
+use crate::boot::read_at_most;
+use crate::boot::unpack::{Packing, unpack};
 use crate::bus::BusDevice;
 use crate::options::TickOption;
 
@@ -35,6 +37,10 @@ const AFFORDABLE: u32 = 100;
 const STOCK_RATE: u64 = 250;
 /// A kernel with CONFIG_IKCONFIG carries its configuration, gzipped, between two marks.
 const CONFIG_MARK: &[u8] = b"IKCFG_ST";
+/// A file that is larger is no kernel; loading it will say so.
+const KERNEL_MAX: u64 = 1 << 30;
+/// A configuration has some 300 KiB; what claims to be one need not.
+const CONFIG_MAX: u64 = 16 << 20;
 
 /// What gives the guest its timer interrupt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,7 +62,8 @@ impl Tick {
             TickOption::Kvm => Self::Kvm,
             TickOption::AtMost(hz) => Self::AtMost(hz),
             TickOption::Auto => {
-                let image = std::fs::read(kernel).unwrap_or_default();
+                let image = read_at_most(kernel, KERNEL_MAX).ok().flatten();
+                let image = image.unwrap_or_default();
                 let slow = match configured_rate(&image) {
                     Some(hz) => hz > AFFORDABLE,
                     None => !image.starts_with(b"\x7fELF"),
@@ -73,8 +80,7 @@ fn configured_rate(image: &[u8]) -> Option<u32> {
         .windows(CONFIG_MARK.len())
         .position(|w| w == CONFIG_MARK)?;
     let packed = &image[at + CONFIG_MARK.len()..];
-    let (config, _) =
-        crate::boot::unpack::unpack(crate::boot::unpack::Packing::Gzip, packed).ok()?;
+    let (config, _) = unpack(Packing::Gzip, packed, CONFIG_MAX).ok()?;
     String::from_utf8_lossy(&config)
         .lines()
         .find_map(|line| line.strip_prefix("CONFIG_HZ="))
