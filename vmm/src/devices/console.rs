@@ -5,7 +5,6 @@
 //! rather than waited for: the guest never stops for a spectator.
 
 use std::collections::VecDeque;
-use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -13,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use vmm_sys_util::terminal::Terminal;
 
+use super::console_log::ConsoleLog;
 use super::serial::{self, SharedSerial};
 use crate::options::ConsoleOption;
 use crate::socket_file::SocketFile;
@@ -63,7 +63,7 @@ impl Spectators {
 
 /// All consoles of a machine.
 pub struct Consoles {
-    files: Vec<File>,
+    files: Vec<ConsoleLog>,
     sockets: Vec<(SocketFile, UnixListener)>,
     spectators: Arc<Mutex<Spectators>>,
     stdio: bool,
@@ -71,7 +71,7 @@ pub struct Consoles {
 
 /// The consoles' output side, to be given to the serial port.
 struct Output {
-    files: Vec<File>,
+    files: Vec<ConsoleLog>,
     spectators: Option<Arc<Mutex<Spectators>>>,
     stdio: bool,
 }
@@ -122,8 +122,8 @@ impl Consoles {
             };
             match option {
                 ConsoleOption::File(path) => {
-                    let file = OpenOptions::new().create(true).append(true).open(path);
-                    consoles.files.push(file.map_err(failed(path))?);
+                    let file = ConsoleLog::open(path).map_err(failed(path))?;
+                    consoles.files.push(file);
                 }
                 ConsoleOption::Socket(path) => {
                     let bound = SocketFile::bind(path).map_err(failed(path))?;
@@ -137,7 +137,7 @@ impl Consoles {
 
     /// The writer that shows a serial port's output on all consoles.
     pub fn output(&self) -> Result<Box<dyn Write + Send>, ConsoleError> {
-        let files = self.files.iter().map(File::try_clone);
+        let files = self.files.iter().map(ConsoleLog::try_clone);
         Ok(Box::new(Output {
             files: files
                 .collect::<Result<_, _>>()

@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod console;
+pub mod console_log;
 pub mod keyboard;
 pub mod power;
 pub mod serial;
