@@ -15,55 +15,25 @@
 //! The keys of chunks are not in it, but for those of the last image's leaves: who steals the
 //! file opens nothing that the stolen server did not hold anyway.
 
-use std::fs::OpenOptions;
-use std::os::unix::fs::OpenOptionsExt;
+mod file;
+mod proof;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
+use relevo_wire::ChunkId;
 use relevo_wire::index::ChunkRef;
 use relevo_wire::key::{ChunkKey, TenantSecret};
-use relevo_wire::{ChunkId, ServerId, TenantId, VaultId};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use tokio::sync::mpsc;
 
-const VERSION: i64 = 1;
-const SCHEMA: &str = "
-    CREATE TABLE scope (text TEXT NOT NULL);
-    CREATE TABLE chunks (tag BLOB PRIMARY KEY, id BLOB NOT NULL, proof BLOB NOT NULL) WITHOUT ROWID;
-    CREATE TABLE spans (disk TEXT, span INTEGER, hash BLOB, id BLOB, key BLOB, proof BLOB,
-                        PRIMARY KEY (disk, span)) WITHOUT ROWID;
-    CREATE TABLE staged (disk TEXT, span INTEGER, hash BLOB, id BLOB, key BLOB, proof BLOB,
-                         PRIMARY KEY (disk, span)) WITHOUT ROWID;
-";
+use file::{connect, create, open_existing, remove};
+use proof::Prover;
+pub use proof::Scope;
+
 /// Rows in one transaction at most.
 const BATCH: usize = 4096;
-
-/// Whose knowledge a cache holds; another scope's is worth nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Scope {
-    /// The vault that has the chunks.
-    pub vault: VaultId,
-    /// Its epoch: chunks may go when it changes.
-    pub epoch: u64,
-    /// Whose keys seal them.
-    pub tenant: TenantId,
-    /// The server that is imaged.
-    pub server: ServerId,
-}
-
-impl Scope {
-    fn text(&self) -> String {
-        let Self {
-            vault,
-            epoch,
-            tenant,
-            server,
-        } = self;
-        format!("{vault}/{epoch}/{tenant}/{server}")
-    }
-}
 
 /// A span at the last image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,47 +58,6 @@ pub enum Fact {
         /// What it is.
         known: Option<KnownSpan>,
     },
-}
-
-/// Makes the proofs.
-#[derive(Clone)]
-struct Prover([u8; 32]);
-
-impl Prover {
-    fn new(scope: &Scope, secret: &TenantSecret) -> Self {
-        let base = blake3::derive_key("relevo 1 agent cache", secret.as_bytes());
-        Self(*blake3::keyed_hash(&base, scope.text().as_bytes()).as_bytes())
-    }
-
-    fn tag(&self, key: &ChunkKey) -> [u8; 32] {
-        *blake3::keyed_hash(&self.0, key.as_bytes()).as_bytes()
-    }
-
-    fn chunk(&self, chunk: &ChunkRef) -> [u8; 8] {
-        self.prove(&[b"c", chunk.key.as_bytes(), chunk.id.as_bytes()])
-    }
-
-    fn span(&self, disk: &str, span: u64, known: &KnownSpan) -> [u8; 8] {
-        let (id, key) = (known.leaf.id.as_bytes(), known.leaf.key.as_bytes());
-        self.prove(&[
-            b"s",
-            &span.to_le_bytes(),
-            &known.hash,
-            id,
-            key,
-            disk.as_bytes(),
-        ])
-    }
-
-    fn prove(&self, parts: &[&[u8]]) -> [u8; 8] {
-        let mut hasher = blake3::Hasher::new_keyed(&self.0);
-        for part in parts {
-            hasher.update(part);
-        }
-        let mut proof = [0; 8];
-        proof.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
-        proof
-    }
 }
 
 /// The cache's file, and the connection that writes it.
@@ -334,65 +263,11 @@ fn bytes<const N: usize>(row: &Row<'_>, column: usize) -> Result<[u8; N], rusqli
     row.get(column)
 }
 
-fn connect(path: &Path) -> Result<Connection, rusqlite::Error> {
-    let connection = Connection::open(path)?;
-    connection.busy_timeout(Duration::from_secs(30))?;
-    connection.pragma_update(None, "journal_mode", "WAL")?;
-    // In WAL mode a power cut then costs the last transactions, not the file.
-    connection.pragma_update(None, "synchronous", "NORMAL")?;
-    Ok(connection)
-}
-
-/// The cache that is there, when it is of this scope and version.
-fn open_existing(path: &Path, scope: &Scope) -> Result<Option<Connection>, rusqlite::Error> {
-    if !path.exists() {
-        return Ok(None);
-    }
-    let connection = connect(path)?;
-    let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    if version != VERSION {
-        return Ok(None);
-    }
-    let text: String = connection.query_row("SELECT text FROM scope", [], |row| row.get(0))?;
-    if text != scope.text() {
-        tracing::info!("the cache is of another vault or epoch: starting an empty one");
-        return Ok(None);
-    }
-    Ok(Some(connection))
-}
-
-fn remove(path: &Path) {
-    for suffix in ["", "-wal", "-shm"] {
-        let mut name = path.as_os_str().to_owned();
-        name.push(suffix);
-        // What cannot be removed is met again by whoever opens it.
-        let _ = std::fs::remove_file(name);
-    }
-}
-
-fn create(path: &Path, scope: &Scope) -> Result<Connection, rusqlite::Error> {
-    remove(path);
-    // For its owner only; SQLite gives its other files the same mode. A failure here is met
-    // again by SQLite, which says more.
-    let _ = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(path);
-    let mut connection = connect(path)?;
-    let transaction = connection.transaction()?;
-    transaction.execute_batch(SCHEMA)?;
-    transaction.execute("INSERT INTO scope VALUES (?)", [scope.text()])?;
-    transaction.pragma_update(None, "user_version", VERSION)?;
-    transaction.commit()?;
-    Ok(connection)
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use relevo_wire::{ServerId, TenantId, VaultId};
 
     const SECRET: TenantSecret = TenantSecret::from_bytes([4; 32]);
 
