@@ -111,7 +111,8 @@ impl AgentError {
     pub fn remedy(&self) -> String {
         match self {
             Self::State { .. } => {
-                "check that the directory exists, is writable by root and has room".into()
+                "run the agent as root; check that the directory exists, is writable and has room"
+                    .into()
             }
             Self::NotEnrolled(_) => "run 'relevo-agent enroll' first, or give --state DIR".into(),
             Self::AlreadyEnrolled(path) => format!(

@@ -69,8 +69,11 @@ impl StateDir {
     /// Reads who this server is and its keys.
     pub fn read(&self) -> Result<Enrolled, AgentError> {
         let path = self.enrollment();
-        if !path.exists() {
-            return Err(AgentError::NotEnrolled(path));
+        // A directory that may not be looked into says nothing of what is in it.
+        match path.try_exists() {
+            Ok(true) => {}
+            Ok(false) => return Err(AgentError::NotEnrolled(path)),
+            Err(source) => return Err(self.failed(&path, source)),
         }
         let enrollment = Enrollment::read(&path)?;
         let keys = SealingKeys::read(&self.keys())?;
@@ -136,5 +139,15 @@ mod tests {
         drop(first);
         state.lock().unwrap();
         assert!(matches!(state.read(), Err(AgentError::NotEnrolled(_))));
+    }
+
+    /// Guards against sending somebody who lacks a right, or mistyped, to enrol again.
+    #[test]
+    fn a_directory_that_cannot_be_looked_into_is_not_unenrolled() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        std::fs::write(&file, b"").unwrap();
+        let read = StateDir::new(file).read();
+        assert!(matches!(read, Err(AgentError::State { .. })));
     }
 }
