@@ -4,9 +4,11 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
 use relevo_wire::manifest::Consistency;
+
+pub use crate::disk_argument::DiskArgument;
+use crate::stillness;
 
 /// Why a disk could not be imaged.
 #[derive(Debug, thiserror::Error)]
@@ -68,61 +70,6 @@ impl DiskError {
     }
 }
 
-/// A disk as named on the command line: `PATH` or `PATH=NAME`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DiskArgument {
-    /// Where it is.
-    pub path: PathBuf,
-    /// What to call it in the image.
-    pub name: String,
-}
-
-impl FromStr for DiskArgument {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (path, name) = match text.rsplit_once('=') {
-            // A path may itself have a '=' in it.
-            Some((path, name)) if !Path::new(text).exists() => (path, Some(name)),
-            _ => (text, None),
-        };
-        if path.is_empty() {
-            return Err("expected PATH or PATH=NAME".into());
-        }
-        match name {
-            None => Ok(Self::from(PathBuf::from(path))),
-            Some(name) if is_name(name) => Ok(Self {
-                path: path.into(),
-                name: name.into(),
-            }),
-            Some(name) => Err(format!(
-                "'{name}' is not a disk's name: letters, digits, '-', '_' and '.' only"
-            )),
-        }
-    }
-}
-
-impl From<PathBuf> for DiskArgument {
-    /// Named after the file, without its extension.
-    fn from(path: PathBuf) -> Self {
-        let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-        let name: String = stem
-            .chars()
-            .map(|c| if is_name_char(c) { c } else { '-' })
-            .collect();
-        let name = if name.is_empty() { "disk".into() } else { name };
-        Self { path, name }
-    }
-}
-
-fn is_name(text: &str) -> bool {
-    !text.is_empty() && text.len() <= 64 && text.chars().all(is_name_char)
-}
-
-fn is_name_char(c: char) -> bool {
-    c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.')
-}
-
 /// An open disk.
 pub struct Disk {
     name: String,
@@ -135,7 +82,18 @@ pub struct Disk {
     device: Option<String>,
     /// Whether the kernel tells holes from data here.
     holes: bool,
+    /// How it was when it was opened.
+    before: Before,
+}
+
+/// What tells later whether a disk was held still.
+struct Before {
+    /// Mounted for writing.
+    mounted: bool,
+    /// Of an image file: when it was last written.
     modified: (i64, i64),
+    /// Of a block device: sectors written since the server started.
+    written: Option<u64>,
 }
 
 impl Disk {
@@ -169,11 +127,22 @@ impl Disk {
         };
         let holes = rustix::fs::seek(&file, rustix::fs::SeekFrom::Hole(0)).is_ok();
         let serial = device.as_deref().and_then(|number| {
-            let dir = Path::new("/sys/dev/block").join(number);
-            ["serial", "device/serial", "device/vpd_pg80"]
+            let dir = sysfs(number);
+            ["serial", "device/serial"]
                 .iter()
                 .find_map(|name| crate::inventory::sysfs_text(&dir.join(name)))
+                .or_else(|| vpd_serial(&std::fs::read(dir.join("device/vpd_pg80")).ok()?))
         });
+        let before = Before {
+            mounted: stillness::mounted(&path, device.as_deref()).is_some(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            written: device
+                .as_deref()
+                .and_then(|number| stillness::sectors_written(&sysfs(number))),
+        };
+        // Reading ahead would fill memory with pages that nobody asked for, and hide which of
+        // them the server itself uses. Advice only.
+        let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Random);
         Ok(Self {
             name: argument.name.clone(),
             file,
@@ -182,7 +151,7 @@ impl Disk {
             serial,
             device,
             holes,
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            before,
             path,
         })
     }
@@ -219,12 +188,9 @@ impl Disk {
 
     /// Whether it is hardware of this server, rather than an image or a loop device over one.
     pub fn is_own_hardware(&self) -> bool {
-        self.device.as_deref().is_some_and(|number| {
-            Path::new("/sys/dev/block")
-                .join(number)
-                .join("device")
-                .exists()
-        })
+        self.device
+            .as_deref()
+            .is_some_and(|number| sysfs(number).join("device").exists())
     }
 
     /// Reads exactly `buffer.len()` bytes. After a failure block by block, so that the error
@@ -283,34 +249,53 @@ impl Disk {
         Ok(Some((start, stop.min(end))))
     }
 
-    /// Lets the kernel forget pages of a range, so that imaging does not push the server's own
-    /// out of memory.
-    pub fn forget_pages(&self, offset: u64, length: u64) {
-        if let Some(length) = std::num::NonZeroU64::new(length) {
+    /// As [`read_at`](Self::read_at), but leaves the memory of the server as it was: what it had
+    /// read itself stays there, what only this read brought in goes.
+    pub fn read_aside(&self, offset: u64, buffer: &mut [u8]) -> Result<(), DiskError> {
+        let cached = self.read_cached(offset, buffer);
+        let (at, rest) = (offset + cached as u64, &mut buffer[cached..]);
+        self.read_at(at, rest)?;
+        if let Some(length) = std::num::NonZeroU64::new(rest.len() as u64) {
             let advice = rustix::fs::Advice::DontNeed;
             // Advice only: a kernel that does not take it images as well.
-            let _ = rustix::fs::fadvise(&self.file, offset, Some(length), advice);
+            let _ = rustix::fs::fadvise(&self.file, at, Some(length), advice);
         }
+        Ok(())
+    }
+
+    /// How many of the first bytes are in memory already; those are read. None where the kernel
+    /// or the file system cannot tell.
+    fn read_cached(&self, offset: u64, buffer: &mut [u8]) -> usize {
+        let mut done = 0;
+        while done < buffer.len() {
+            let mut rest = [io::IoSliceMut::new(&mut buffer[done..])];
+            let (at, flags) = (offset + done as u64, rustix::io::ReadWriteFlags::NOWAIT);
+            match rustix::io::preadv2(&self.file, &mut rest, at, flags) {
+                Ok(n) if n > 0 => done += n,
+                _ => break,
+            }
+        }
+        done
     }
 
     /// How still it was held; to be asked when it was read to its end. An image file that became
     /// shorter is an error: what was cut off would be taken for a hole.
     pub fn consistency(&self) -> Result<Consistency, DiskError> {
-        if let Some(number) = &self.device {
-            return Ok(match writable_mount(number) {
-                Some(_) => Consistency::Fuzzy,
-                None => Consistency::Offline,
-            });
-        }
-        let metadata = self.file.metadata().map_err(|source| DiskError::Open {
-            path: self.path.clone(),
-            source,
-        })?;
-        if metadata.len() < self.size {
-            return Err(self.shrank(metadata.len()));
-        }
-        let same = (metadata.mtime(), metadata.mtime_nsec()) == self.modified;
-        Ok(if same && self.attached_and_mounted().is_none() {
+        let same = match &self.device {
+            Some(number) => stillness::sectors_written(&sysfs(number)) == self.before.written,
+            None => {
+                let metadata = self.file.metadata().map_err(|source| DiskError::Open {
+                    path: self.path.clone(),
+                    source,
+                })?;
+                if metadata.len() < self.size {
+                    return Err(self.shrank(metadata.len()));
+                }
+                (metadata.mtime(), metadata.mtime_nsec()) == self.before.modified
+            }
+        };
+        let mounted = self.before.mounted || self.mounted_writable().is_some();
+        Ok(if same && !mounted {
             Consistency::Offline
         } else {
             Consistency::Fuzzy
@@ -319,24 +304,7 @@ impl Disk {
 
     /// Where it is mounted for writing, if it is: it will then be imaged as it changes.
     pub fn mounted_writable(&self) -> Option<String> {
-        match &self.device {
-            Some(number) => writable_mount(number),
-            None => self.attached_and_mounted(),
-        }
-    }
-
-    /// The mount point of a loop device over this image file.
-    fn attached_and_mounted(&self) -> Option<String> {
-        let own = std::fs::canonicalize(&self.path).ok()?;
-        let devices = std::fs::read_dir("/sys/block").ok()?;
-        devices.flatten().find_map(|device| {
-            let backing = device.path().join("loop/backing_file");
-            let backing = crate::inventory::sysfs_text(&backing)?;
-            (Path::new(&backing) == own)
-                .then(|| crate::inventory::sysfs_text(&device.path().join("dev")))
-                .flatten()
-                .and_then(|number| writable_mount(&number))
-        })
+        stillness::mounted(&self.path, self.device.as_deref())
     }
 
     fn shrank(&self, offset: u64) -> DiskError {
@@ -348,6 +316,19 @@ impl Disk {
     }
 }
 
+/// The serial number in a SCSI unit's vital product data, page 0x80 (SPC-4, 7.8.15): four bytes
+/// of header, which are no text, and then the number.
+fn vpd_serial(page: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(page.get(4..)?).ok()?;
+    let text = text.trim_matches(|c: char| c.is_whitespace() || c == '\0');
+    (!text.is_empty()).then(|| text.to_string())
+}
+
+/// A block device's directory in sysfs.
+fn sysfs(number: &str) -> PathBuf {
+    Path::new("/sys/dev/block").join(number)
+}
+
 fn device_number(device: u64) -> String {
     format!(
         "{}:{}",
@@ -356,56 +337,10 @@ fn device_number(device: u64) -> String {
     )
 }
 
-/// A mount point that writes to the device, one of its partitions, or a volume upon them.
-fn writable_mount(number: &str) -> Option<String> {
-    let mut numbers = Vec::new();
-    dependents(&Path::new("/sys/dev/block").join(number), &mut numbers);
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
-    // proc_pid_mountinfo(5): id, parent, major:minor, root, mount point, options, …
-    mounts.lines().find_map(|line| {
-        let fields: Vec<_> = line.split(' ').collect();
-        let [_, _, device, _, target, options, ..] = fields.as_slice() else {
-            return None;
-        };
-        let writable = options.split(',').any(|option| option == "rw");
-        (writable && numbers.iter().any(|n| n == device)).then(|| (*target).to_string())
-    })
-}
-
-/// Numbers of a device, its partitions and whatever is stacked on them.
-fn dependents(device: &Path, numbers: &mut Vec<String>) {
-    let Some(number) = crate::inventory::sysfs_text(&device.join("dev")) else {
-        return;
-    };
-    if numbers.contains(&number) {
-        return;
-    }
-    numbers.push(number);
-    for entry in std::fs::read_dir(device).into_iter().flatten().flatten() {
-        if entry.path().join("partition").exists() {
-            dependents(&entry.path(), numbers);
-        }
-    }
-    let holders = std::fs::read_dir(device.join("holders"));
-    for holder in holders.into_iter().flatten().flatten() {
-        dependents(&holder.path(), numbers);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-
-    #[test]
-    fn disks_are_named_after_their_file_or_as_told() {
-        let named = |text: &str| text.parse::<DiskArgument>().map(|d| d.name);
-        assert_eq!(named("/dev/sda").unwrap(), "sda");
-        assert_eq!(named("/srv/old server.raw").unwrap(), "old-server");
-        assert_eq!(named("/srv/a.raw=vda").unwrap(), "vda");
-        assert!(named("/srv/a.raw=a/b").is_err());
-        assert!(named("").is_err());
-    }
 
     #[test]
     fn what_is_no_disk_is_refused_in_words() {
@@ -417,6 +352,31 @@ mod tests {
         assert!(matches!(open(&empty), Err(DiskError::Empty(_))));
         let missing = open(&dir.path().join("missing")).err().unwrap();
         assert!(missing.to_string().contains("missing"));
+    }
+
+    #[test]
+    fn serial_numbers_of_scsi_disks_are_read() {
+        let page = b"\x00\x80\x00\x0a  WD-12345";
+        assert_eq!(vpd_serial(page).unwrap(), "WD-12345");
+        assert_eq!(vpd_serial(b"\x00\x80\x00\x00"), None);
+        assert_eq!(vpd_serial(b""), None);
+    }
+
+    /// Guards the server's own memory: what it had read before an image stays there.
+    #[test]
+    fn reading_aside_leaves_cached_pages_where_they_were() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("disk.raw");
+        std::fs::write(&path, vec![1; 1 << 20]).unwrap();
+        let disk = Disk::open(&path.into()).unwrap();
+        disk.file.sync_all().unwrap();
+        let mut buffer = vec![0; 1 << 20];
+        // 0 on a file system that cannot tell: then there is nothing to guard.
+        let before = disk.read_cached(0, &mut buffer);
+        buffer.fill(0);
+        disk.read_aside(0, &mut buffer).unwrap();
+        assert!(buffer.iter().all(|byte| *byte == 1));
+        assert_eq!(disk.read_cached(0, &mut buffer), before);
     }
 
     /// Guards against an image whose tail is silently zeros.

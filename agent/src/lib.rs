@@ -10,7 +10,8 @@
 //!         pipeline: workers over spans, results back in disk order, index tree above them
 //! ```
 //!
-//! * [`disk`], [`span`]: what is read, in spans of 4 MiB, without holes.
+//! * [`disk`], [`span`]: what is read, in spans of 4 MiB, without holes; [`stillness`]: whether
+//!   it stood still.
 //! * [`seal`]: one span to one leaf of the index; [`pipeline`]: one disk to one root.
 //! * [`uplink`]: drives [`relevo_wire::upload`] over a vault that may go away and come back.
 //! * [`cache`]: what the vault is known to have. [`backup`]: a whole run.
@@ -32,6 +33,7 @@ pub mod backup;
 pub mod cache;
 pub mod command;
 pub mod disk;
+mod disk_argument;
 pub mod enroll;
 pub mod error;
 pub mod inventory;
@@ -41,6 +43,7 @@ pub mod report;
 pub mod seal;
 pub mod span;
 pub mod state;
+pub mod stillness;
 pub mod stop;
 pub mod uplink;
 

@@ -47,8 +47,7 @@ impl SpanReader {
             self.buffer.resize(SPAN as usize, 0);
             self.buffer[(at - start) as usize..(from - start) as usize].fill(0);
             let bytes = &mut self.buffer[(from - start) as usize..(to - start) as usize];
-            disk.read_at(from, bytes)?;
-            disk.forget_pages(from, to - from);
+            disk.read_aside(from, bytes)?;
             read += to - from;
             at = to;
         }

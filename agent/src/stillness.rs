@@ -1,0 +1,86 @@
+//! Signs that somebody writes to a disk while it is imaged: mounts, and counts of writes.
+
+use std::path::Path;
+
+use crate::inventory::sysfs_text;
+
+/// Where a disk is mounted for writing: a block device by its number (`major:minor`), an image
+/// file by the loop device over it.
+pub fn mounted(path: &Path, number: Option<&str>) -> Option<String> {
+    match number {
+        Some(number) => writable_mount(number),
+        None => attached_and_mounted(path),
+    }
+}
+
+/// Sectors written to a block device, its partitions included, since the server started:
+/// the seventh number of its `stat` (Documentation/block/stat.rst of Linux).
+pub fn sectors_written(device: &Path) -> Option<u64> {
+    let stat = sysfs_text(&device.join("stat"))?;
+    stat.split_whitespace().nth(6)?.parse().ok()
+}
+
+/// The mount point of a loop device over an image file.
+fn attached_and_mounted(path: &Path) -> Option<String> {
+    let own = std::fs::canonicalize(path).ok()?;
+    let devices = std::fs::read_dir("/sys/block").ok()?;
+    devices.flatten().find_map(|device| {
+        let backing = sysfs_text(&device.path().join("loop/backing_file"))?;
+        (Path::new(&backing) == own)
+            .then(|| sysfs_text(&device.path().join("dev")))
+            .flatten()
+            .and_then(|number| writable_mount(&number))
+    })
+}
+
+/// A mount point that writes to the device, one of its partitions, or a volume upon them.
+fn writable_mount(number: &str) -> Option<String> {
+    let mut numbers = Vec::new();
+    dependents(&Path::new("/sys/dev/block").join(number), &mut numbers);
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
+    // proc_pid_mountinfo(5): id, parent, major:minor, root, mount point, options, …
+    mounts.lines().find_map(|line| {
+        let fields: Vec<_> = line.split(' ').collect();
+        let [_, _, device, _, target, options, ..] = fields.as_slice() else {
+            return None;
+        };
+        let writable = options.split(',').any(|option| option == "rw");
+        (writable && numbers.iter().any(|n| n == device)).then(|| (*target).to_string())
+    })
+}
+
+/// Numbers of a device, its partitions and whatever is stacked on them.
+fn dependents(device: &Path, numbers: &mut Vec<String>) {
+    let Some(number) = sysfs_text(&device.join("dev")) else {
+        return;
+    };
+    if numbers.contains(&number) {
+        return;
+    }
+    numbers.push(number);
+    for entry in std::fs::read_dir(device).into_iter().flatten().flatten() {
+        if entry.path().join("partition").exists() {
+            dependents(&entry.path(), numbers);
+        }
+    }
+    let holders = std::fs::read_dir(device.join("holders"));
+    for holder in holders.into_iter().flatten().flatten() {
+        dependents(&holder.path(), numbers);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// Guards against calling an image consistent that somebody wrote to by the device itself.
+    #[test]
+    fn writes_to_a_device_are_seen() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(sectors_written(dir.path()), None);
+        let stat = "  75 0 9912 31 4 5 816 7 0 52 60 0 0 0 0 0 0\n";
+        std::fs::write(dir.path().join("stat"), stat).unwrap();
+        assert_eq!(sectors_written(dir.path()), Some(816));
+    }
+}
