@@ -12,6 +12,9 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::failure::Failure;
 
+/// A process that was killed is gone at once, unless it hangs in the kernel.
+const KILL_PATIENCE: Duration = Duration::from_secs(10);
+
 /// A process by its number and the moment it started, so that another one which got the same
 /// number later is never taken for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -59,7 +62,10 @@ impl ProcessId {
             let Some(left) = deadline.checked_duration_since(Instant::now()) else {
                 return false;
             };
-            let Some(handle) = &handle else { return true };
+            let Some(handle) = &handle else {
+                std::thread::sleep(left.min(Duration::from_millis(50)));
+                continue;
+            };
             let timeout = rustix::event::Timespec {
                 tv_sec: i64::try_from(left.as_secs().min(1)).unwrap_or(1),
                 tv_nsec: if left.as_secs() >= 1 {
@@ -84,7 +90,9 @@ impl ProcessId {
 
     /// Makes it end at once; false when that failed.
     pub fn kill(&self) -> bool {
-        !self.signal(Signal::KILL) || self.wait_gone(Duration::from_secs(10))
+        // Not sent: gone already, or not ours to end.
+        let sent = self.signal(Signal::KILL);
+        self.wait_gone(if sent { KILL_PATIENCE } else { Duration::ZERO })
     }
 }
 
@@ -195,6 +203,30 @@ mod tests {
         assert!(!process.wait_gone(Duration::ZERO));
         assert!(process.end(Duration::from_secs(10)));
         assert!(!process.is_alive());
+        child.wait().unwrap();
+    }
+
+    /// Guards the word of `stop`: what this user may not end still runs.
+    #[test]
+    fn what_may_not_be_ended_is_not_said_to_have_ended() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: needs root to have a process that others may not end");
+            return;
+        }
+        let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+        let process = ProcessId::of(child.id()).unwrap();
+        let ended = std::thread::spawn(move || {
+            // SAFETY: by the plain system call it changes this thread only, which then ends.
+            let changed = unsafe { libc::syscall(libc::SYS_setresuid, 65534, 65534, 65534) };
+            assert_eq!(changed, 0);
+            process.end(Duration::ZERO)
+        });
+        assert!(
+            !ended.join().unwrap(),
+            "it was left running and said to be gone"
+        );
+        assert!(process.is_alive());
+        child.kill().unwrap();
         child.wait().unwrap();
     }
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use super::cables::Cables;
 use super::check::{Check, Witness, last_lines, read_console};
 use super::record::{RunDir, RunLock, RunRecord, RunState, millis};
 use super::start::StartTime;
@@ -72,6 +73,35 @@ impl RunningServer {
 
     pub(super) fn write_record(&self) -> Result<(), Failure> {
         self.run.write(&self.record)
+    }
+
+    /// Lays its cables. They are written down just before they are made, and a namespace that
+    /// turns out to be somebody else's is struck out again: what a record names is removed
+    /// when the run ends.
+    pub(super) fn lay_network(&mut self, cables: &Cables) -> Result<(), Failure> {
+        cables.check_free()?;
+        self.record.network = cables.record();
+        self.write_record()?;
+        self.make_network(cables)
+    }
+
+    fn make_network(&mut self, cables: &Cables) -> Result<(), Failure> {
+        match cables.make() {
+            Ok(namespace) => {
+                if let Some(mut namespace) = namespace {
+                    self.namespace = Some(namespace.path().to_path_buf());
+                    // From here on the record answers for it.
+                    namespace.persist();
+                }
+                Ok(())
+            }
+            Err(error) => {
+                // One that was made was removed on the way here.
+                self.record.network.namespace = None;
+                self.write_record()?;
+                Err(error)
+            }
+        }
     }
 
     /// Server, point, times, processes and addresses.
@@ -307,5 +337,70 @@ impl Drop for RunningServer {
                 tracing::error!(%error, "the run's record could not be closed");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use relevo_wire::{PointId, ServerId, Timestamp};
+
+    use super::*;
+    use crate::network::namespace::{self, NetworkNamespace};
+    use crate::plan::{KernelSource, RootDevice};
+
+    fn plan() -> BootPlan {
+        BootPlan {
+            hostname: None,
+            system: None,
+            kernel: KernelSource::Site { path: "k".into() },
+            initrd: Vec::new(),
+            command_line: String::new(),
+            disks: Vec::new(),
+            nics: Vec::new(),
+            root: RootDevice {
+                device: String::new(),
+                uuid: String::new(),
+                argument: String::new(),
+            },
+            memory_mib: 512,
+            cpus: 1,
+            findings: Vec::new(),
+        }
+    }
+
+    /// Guards two failovers that want a namespace of the same name: the one that comes too late
+    /// takes nothing away from the other when it cleans up.
+    #[test]
+    fn a_failover_that_lost_the_race_for_a_namespace_leaves_it_alone() {
+        let name = format!("relevo-race-{}", std::process::id());
+        let Ok(winner) = NetworkNamespace::create(&name) else {
+            eprintln!("skipped: this user makes no network namespaces here");
+            return;
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let run = RunDir::at(&dir.path().join("run"));
+        let lock = run.lock().unwrap();
+        let (server, point) = (ServerId::from_bytes([1; 16]), PointId::from_bytes([2; 16]));
+        let now = Timestamp::now();
+        let record = RunRecord::begin(server, "db1", point, now, now);
+        let mut loser = RunningServer::begin(run, lock, record, plan());
+        let cables = Cables {
+            namespace: Some(name.clone()),
+            bridge: None,
+            cables: Vec::new(),
+            addresses: Vec::new(),
+        };
+        assert!(loser.lay_network(&cables).is_err());
+        // Even where it came between the look and the making.
+        loser.record.network = cables.record();
+        assert!(loser.make_network(&cables).is_err());
+        drop(loser);
+        assert!(
+            namespace::exists(&name),
+            "the winner's namespace was removed"
+        );
+        drop(winner);
+        assert!(!namespace::exists(&name));
     }
 }

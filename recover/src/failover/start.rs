@@ -98,6 +98,16 @@ pub fn start(
     cancel: &Cancel,
     report: &mut dyn FnMut(&str),
 ) -> Result<RunningServer, Failure> {
+    // Whatever an interruption made fail on the way, it is the interruption that is told.
+    make(site, request, cancel, report).map_err(|error| cancel.check().err().unwrap_or(error))
+}
+
+fn make(
+    site: &Site,
+    request: &FailoverRequest,
+    cancel: &Cancel,
+    report: &mut dyn FnMut(&str),
+) -> Result<RunningServer, Failure> {
     let mut steps = Steps::begin(request.began, report);
 
     steps.next("select", "connecting to the vault");
@@ -136,7 +146,6 @@ pub fn start(
         request.began.wall,
     );
     record.resumed = request.resume;
-    record.network = cables.record();
     record.addresses = cables.addresses.clone();
     run.write(&record)?;
     let mut made = RunningServer::begin(run, lock, record, plan);
@@ -150,12 +159,7 @@ pub fn start(
     }
 
     steps.next("network", "laying its network");
-    let namespace = cables.make()?;
-    if let Some(mut namespace) = namespace {
-        made.namespace = Some(namespace.path().to_path_buf());
-        // From here on the record answers for it.
-        namespace.persist();
-    }
+    made.lay_network(&cables)?;
     for publish in &request.publish {
         spawn_forwarder(&mut made, publish, cancel)?;
     }
