@@ -2,7 +2,8 @@
 //!
 //! Spans are fetched side by side and written as they arrive, each at its place, so memory is
 //! bounded by the number of spans under way. Every chunk was checked against its id, opened
-//! with its authenticated key and found as long as the index says, before it is written.
+//! with its authenticated key and found as long as the index says, before it is written. A slow
+//! target holds up no worker of the runtime: the line to the vault is kept alive by the same ones.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -14,7 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use relevo_wire::ChunkId;
 use relevo_wire::index::{Extent, SPAN};
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, block_in_place};
 
 use crate::block::BlockRead;
 use crate::failure::Failure;
@@ -152,7 +153,7 @@ async fn write_span(spans: &Spans, span: u64, target: &Target) -> Result<(u64, u
         match extent {
             Extent::Data { length, chunk } => wanted.push((at, *chunk, *length as usize)),
             Extent::Zero { length } => {
-                target.zero(at, u64::from(*length))?;
+                block_in_place(|| target.zero(at, u64::from(*length)))?;
                 zeros += u64::from(*length);
             }
         }
@@ -167,7 +168,7 @@ async fn write_span(spans: &Spans, span: u64, target: &Target) -> Result<(u64, u
             let (at, chunk, length) = &wanted[i];
             let result = open(sealed, chunk, *length)
                 .map_err(|e| unavailable(*at, e))
-                .and_then(|bytes| target.write(*at, &bytes));
+                .and_then(|bytes| block_in_place(|| target.write(*at, &bytes)));
             match result {
                 Ok(()) => data += *length as u64,
                 Err(error) => failed = Some(error),
@@ -223,7 +224,12 @@ impl Target {
     }
 
     fn new_file(path: &Path, size: u64) -> Result<Self, Failure> {
-        let file = OpenOptions::new().write(true).create_new(true).open(path);
+        // All of a server's secrets are in it.
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(path);
         let target = Self::file(file.map_err(|e| Failure::io(path, &e))?, path, size)?;
         Ok(Self {
             is_new: true,
@@ -394,6 +400,16 @@ mod tests {
             std::fs::metadata(&path).unwrap().blocks() * 512,
             3 * BLOCK as u64
         );
+    }
+
+    #[test]
+    fn a_restored_disk_is_its_owners_only() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("disk.raw");
+        let target = Target::open(&path, 4096, false).unwrap();
+        let mode = target.file.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
     }
 
     #[test]

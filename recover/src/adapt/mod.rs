@@ -7,7 +7,8 @@ mod cpio;
 mod module_file;
 
 use std::fs;
-use std::io;
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use crate::filesystem::ext::ExtFileSystem;
@@ -17,6 +18,9 @@ use cpio::Archive;
 
 /// The init shim, built from `recover/shim`.
 const SHIM: &[u8] = include_bytes!(env!("RELEVO_INIT"));
+
+/// Most bytes that all drivers may take, unpacked: far more than any server's.
+const MAX_MODULES: u64 = 256 << 20;
 
 /// Files for the VMM.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -133,13 +137,16 @@ fn our_segment(
     }
     archive.file(".relevo/init", 0o755, SHIM);
     archive.file(".relevo/plan", 0o644, instructions.as_bytes());
+    let mut room = MAX_MODULES;
     for module in modules {
-        let bytes = module_file::unpack(&module.path, read(disks, module)?).map_err(|reason| {
-            AdaptError::Module {
-                path: module.path.clone(),
-                reason,
-            }
-        })?;
+        let bytes =
+            module_file::unpack(&module.path, read(disks, module)?, room).map_err(|reason| {
+                AdaptError::Module {
+                    path: module.path.clone(),
+                    reason,
+                }
+            })?;
+        room = room.saturating_sub(bytes.len() as u64);
         archive.file(
             modules::path_in_initramfs(&module.path).trim_start_matches('/'),
             0o644,
@@ -158,9 +165,46 @@ fn read(disks: &[NamedDisk], file: &FileOnDisk) -> Result<Vec<u8>, AdaptError> {
     Ok(fs.read(&file.path)?)
 }
 
+/// Writes a file that only its owner reads: an initramfs may hold the key of a disk.
 fn write(path: &Path, bytes: &[u8]) -> Result<(), AdaptError> {
-    fs::write(path, bytes).map_err(|source| AdaptError::Write {
-        path: path.into(),
-        source,
-    })
+    create_private(path)
+        .and_then(|mut file| file.write_all(bytes))
+        .map_err(|source| AdaptError::Write {
+            path: path.into(),
+            source,
+        })
+}
+
+/// A new, empty file that only its owner reads.
+pub fn create_private(path: &Path) -> io::Result<fs::File> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    fs::File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn boot_files_are_their_owners_only_even_where_others_were() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("initrd-1");
+        fs::write(&path, "older").unwrap();
+        write(&path, b"key").unwrap();
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+        assert_eq!(fs::read(&path).unwrap(), b"key");
+    }
 }

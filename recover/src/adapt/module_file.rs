@@ -3,19 +3,17 @@
 
 use std::io::Read;
 
-/// Larger than any driver; a stream that unpacks to more is not one.
-const MAX_SIZE: u64 = 256 << 20;
-
 /// Unpacks by content, not by name: the ending of a file proves nothing.
-pub(super) fn unpack(path: &str, bytes: Vec<u8>) -> Result<Vec<u8>, String> {
+///
+/// A stream of more than `limit` bytes is refused.
+pub(super) fn unpack(path: &str, bytes: Vec<u8>, limit: u64) -> Result<Vec<u8>, String> {
     let unpacked = match bytes.as_slice() {
-        [0x1f, 0x8b, ..] => drain(flate2::read::MultiGzDecoder::new(bytes.as_slice())),
+        [0x1f, 0x8b, ..] => drain(flate2::read::MultiGzDecoder::new(bytes.as_slice()), limit),
         [0xfd, b'7', b'z', b'X', b'Z', 0, ..] => {
-            drain(liblzma::read::XzDecoder::new(bytes.as_slice()))
+            drain(liblzma::read::XzDecoder::new(bytes.as_slice()), limit)
         }
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => {
-            zstd::stream::read::Decoder::new(bytes.as_slice()).and_then(drain)
-        }
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => zstd::stream::read::Decoder::new(bytes.as_slice())
+            .and_then(|stream| drain(stream, limit)),
         _ => Ok(bytes),
     }
     .map_err(|e| format!("cannot be unpacked: {e}"))?;
@@ -28,9 +26,12 @@ pub(super) fn unpack(path: &str, bytes: Vec<u8>) -> Result<Vec<u8>, String> {
     Ok(unpacked)
 }
 
-fn drain(stream: impl Read) -> std::io::Result<Vec<u8>> {
+fn drain(stream: impl Read, limit: u64) -> std::io::Result<Vec<u8>> {
     let mut out = Vec::new();
-    stream.take(MAX_SIZE).read_to_end(&mut out)?;
+    stream.take(limit.saturating_add(1)).read_to_end(&mut out)?;
+    if out.len() as u64 > limit {
+        return Err(std::io::Error::other("it is larger than drivers are"));
+    }
     Ok(out)
 }
 
@@ -55,13 +56,15 @@ mod tests {
             xz.finish().unwrap(),
             zstd,
         ] {
-            assert_eq!(unpack("m.ko", packed).unwrap(), module);
+            assert_eq!(unpack("m.ko", packed, 1 << 20).unwrap(), module);
         }
     }
 
     #[test]
     fn what_is_no_module_is_refused() {
-        assert!(unpack("m.ko", b"<html>".to_vec()).is_err());
-        assert!(unpack("m.ko.xz", b"\xfd7zXZ\0garbage".to_vec()).is_err());
+        assert!(unpack("m.ko", b"<html>".to_vec(), 1 << 20).is_err());
+        assert!(unpack("m.ko.xz", b"\xfd7zXZ\0garbage".to_vec(), 1 << 20).is_err());
+        let bomb = zstd::encode_all([b"\x7fELF".as_slice(), &[0; 5000]].concat().as_slice(), 1);
+        assert!(unpack("m.ko.zst", bomb.unwrap(), 4096).is_err());
     }
 }

@@ -137,7 +137,7 @@ pub fn write_for_others(
     let adapted = adapt::adapt(plan, disks, dir)?;
     let initrd = dir.join("initrd");
     let join = || -> std::io::Result<()> {
-        let mut out = fs::File::create(&initrd)?;
+        let mut out = adapt::create_private(&initrd)?;
         for segment in &adapted.initrds {
             let mut bytes = fs::read(segment)?;
             // The kernel looks for the next segment at a multiple of four.

@@ -176,7 +176,8 @@ impl RunDir {
     /// Makes the directory and takes it; an error while another command has it.
     pub fn lock(&self) -> Result<RunLock, Failure> {
         let io = |e: io::Error| Failure::io(&self.0, &e);
-        fs::create_dir_all(&self.0).map_err(io)?;
+        // Console, boot files and overlays hold what only the server's own root may read.
+        crate::site::make_private(&self.0).map_err(io)?;
         let file = OpenOptions::new()
             .create(true)
             .truncate(false)
@@ -253,5 +254,22 @@ impl RunDir {
             sum
         }
         blocks(&self.0.join("overlays"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn what_a_server_leaves_is_nobody_elses_to_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let run = RunDir::at(&dir.path().join("runs/1"));
+        drop(run.lock().unwrap());
+        let mode = fs::metadata(run.path()).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
     }
 }

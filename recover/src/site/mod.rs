@@ -8,6 +8,7 @@
 
 mod select;
 
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -34,6 +35,14 @@ pub fn absolute(path: &Path) -> PathBuf {
         .unwrap_or_else(|_| path.to_path_buf())
 }
 
+/// Makes a directory that only its owner enters; one that exists stays as it is.
+pub fn make_private(dir: &Path) -> std::io::Result<()> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+}
+
 /// The two files that [`keygen`] wrote.
 #[derive(Debug, Clone)]
 pub struct KeyFiles {
@@ -45,7 +54,7 @@ pub struct KeyFiles {
 
 /// Makes the keys of a new tenant in `dir`. Existing key files are never replaced.
 pub fn keygen(dir: &Path) -> Result<KeyFiles, Failure> {
-    std::fs::create_dir_all(dir).map_err(|e| Failure::io(dir, &e))?;
+    make_private(dir).map_err(|e| Failure::io(dir, &e))?;
     let files = KeyFiles {
         opening: dir.join("opening-keys.toml"),
         sealing: dir.join("sealing-keys.toml"),
@@ -109,7 +118,7 @@ impl Site {
                 )
             })?;
         let keys = OpeningKeys::read(keys)?;
-        std::fs::create_dir_all(state).map_err(|e| Failure::io(state, &e))?;
+        make_private(state).map_err(|e| Failure::io(state, &e))?;
         let (enrollment_path, keys_path) = (state.join(ENROLLMENT), state.join(KEYS));
         if enrollment_path.exists() {
             return Err(Failure::new(
