@@ -139,21 +139,34 @@ fn without_variables(options: &str) -> (String, Vec<String>) {
     (known.join(" "), notes.collect())
 }
 
-/// `*` and `?` as in shell patterns.
+/// `*` and `?` as in shell patterns. Only the last `*` is ever tried again, which is enough and
+/// keeps a pattern of many from taking for ever.
 fn matches(pattern: &str, text: &str) -> bool {
-    match pattern.chars().next() {
-        None => text.is_empty(),
-        Some('*') => {
-            let rest = pattern.trim_start_matches('*');
-            rest.is_empty() || text.char_indices().any(|(i, _)| matches(rest, &text[i..]))
-        }
-        Some(c) => match text.chars().next() {
-            Some(t) if c == '?' || c == t => {
-                matches(&pattern[c.len_utf8()..], &text[t.len_utf8()..])
+    let (pattern, text): (Vec<char>, Vec<char>) =
+        (pattern.chars().collect(), text.chars().collect());
+    let (mut p, mut t) = (0, 0);
+    // Behind the last star, and where what it stands for ends.
+    let mut star: Option<(usize, usize)> = None;
+    while t < text.len() {
+        match pattern.get(p) {
+            Some('*') => {
+                p += 1;
+                star = Some((p, t));
             }
-            _ => false,
-        },
+            Some(c) if *c == '?' || *c == text[t] => {
+                p += 1;
+                t += 1;
+            }
+            _ => {
+                let Some((behind, end)) = star else {
+                    return false;
+                };
+                star = Some((behind, end + 1));
+                (p, t) = (behind, end + 1);
+            }
+        }
     }
+    pattern[p..].iter().all(|c| *c == '*')
 }
 
 #[cfg(test)]
@@ -185,5 +198,15 @@ mod tests {
         assert!(matches("*", ""));
         assert!(!matches("arch", "arch-lts"));
         assert!(matches("a?c*e", "abcde"));
+        assert!(matches("*b*d*", "abcde"));
+        assert!(!matches("*b*d", "abcde"));
+        assert!(!matches("?", ""));
+    }
+
+    /// Guards against patterns that would be tried in more ways than there is time for.
+    #[test]
+    fn a_pattern_of_many_stars_ends() {
+        let pattern = "*a".repeat(60) + "*b";
+        assert!(!matches(&pattern, &"a".repeat(250)));
     }
 }

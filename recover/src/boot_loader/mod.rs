@@ -18,6 +18,9 @@ use crate::filesystem::tree::{Place, Tree};
 use crate::filesystem::volume::Volumes;
 use crate::filesystem::{FsError, Node};
 
+/// Files that one entry may load into its initramfs: microcode, the real one, and some to spare.
+const MAX_INITRDS: usize = 16;
+
 /// A regular file on one of the volumes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileOnVolume {
@@ -141,6 +144,12 @@ fn locate(
         }
         Err(format!("{path} does not exist"))
     };
+    if choice.initrds.len() > MAX_INITRDS {
+        return Err(format!(
+            "{} initramfs are no boot entry",
+            choice.initrds.len()
+        ));
+    }
     let kernel = find(&choice.kernel)?;
     let initrds = choice
         .initrds

@@ -97,8 +97,11 @@ fn logical(
     let base = u64::from(container.first);
     let mut at = base;
     let mut number = 5;
+    let mut links = 0;
     loop {
-        if number > 4 + MAX_LOGICAL {
+        // Links without a partition count as well: a chain of them could be as long as the disk.
+        links += 1;
+        if number > 4 + MAX_LOGICAL || links > 2 * MAX_LOGICAL {
             return Err(LayoutError::Absurd {
                 reason: format!(
                     "the extended partition's chain has more than {MAX_LOGICAL} links or runs in a circle"

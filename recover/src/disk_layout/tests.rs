@@ -64,6 +64,19 @@ fn overlapping_partitions_are_refused() {
     assert!(error.to_string().contains("1 and 2 overlap"), "{error}");
 }
 
+/// Guards against a chain of links that hold no partition, which could be as long as the disk.
+#[test]
+fn a_chain_of_empty_links_ends_in_an_error() {
+    let mut disk = vec![0; 1 << 20];
+    mbr_entry(&mut disk, 0, 0x05, 1, 2000);
+    for sector in 1..1000u32 {
+        let at = sector as usize * 512;
+        mbr_entry(&mut disk[at..at + 512], 1, 0x05, sector, 1);
+    }
+    let error = read_layout(&MemoryDisk(disk)).unwrap_err();
+    assert!(error.to_string().contains("more than"), "{error}");
+}
+
 #[test]
 fn a_circular_chain_of_logical_partitions_ends_in_an_error() {
     let mut disk = vec![0; 1 << 20];

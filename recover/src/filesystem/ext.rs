@@ -48,6 +48,10 @@ pub struct ExtFileSystem {
 impl ExtFileSystem {
     /// Opens the file system in the `len` bytes of `disk` from `start`.
     pub fn open(disk: &Arc<dyn BlockRead>, start: u64, len: u64) -> Result<Self, FsError> {
+        unharmed("/", || Self::load(disk, start, len))
+    }
+
+    fn load(disk: &Arc<dyn BlockRead>, start: u64, len: u64) -> Result<Self, FsError> {
         if len < SUPERBLOCK_AT + 1024 {
             return Err(FsError::Truncated {
                 claimed: SUPERBLOCK_AT + 1024,
@@ -93,6 +97,20 @@ impl ExtFileSystem {
 
 impl FileSystem for ExtFileSystem {
     fn node(&self, path: &str) -> Result<Option<Node>, FsError> {
+        unharmed(path, || self.node_at(path))
+    }
+
+    fn list(&self, path: &str) -> Result<Vec<String>, FsError> {
+        unharmed(path, || self.names_in(path))
+    }
+
+    fn read(&self, path: &str) -> Result<Vec<u8>, FsError> {
+        unharmed(path, || self.content(path))
+    }
+}
+
+impl ExtFileSystem {
+    fn node_at(&self, path: &str) -> Result<Option<Node>, FsError> {
         let meta = match self.ext.symlink_metadata(path) {
             Ok(meta) => meta,
             Err(Ext4Error::NotFound | Ext4Error::NotADirectory) => return Ok(None),
@@ -111,7 +129,7 @@ impl FileSystem for ExtFileSystem {
         }))
     }
 
-    fn list(&self, path: &str) -> Result<Vec<String>, FsError> {
+    fn names_in(&self, path: &str) -> Result<Vec<String>, FsError> {
         let mut names = Vec::new();
         for entry in self.ext.read_dir(path).map_err(|e| damaged(path, &e))? {
             let entry = entry.map_err(|e| damaged(path, &e))?;
@@ -126,7 +144,7 @@ impl FileSystem for ExtFileSystem {
         Ok(names)
     }
 
-    fn read(&self, path: &str) -> Result<Vec<u8>, FsError> {
+    fn content(&self, path: &str) -> Result<Vec<u8>, FsError> {
         let size = self
             .ext
             .metadata(path)
@@ -228,6 +246,17 @@ fn without_recovery(mut superblock: Vec<u8>) -> Vec<u8> {
     superblock
 }
 
+/// Runs the reader, which checks its sums by panicking: a hostile file system must not end the
+/// program. Nothing of the reader is kept half-changed, since it only reads.
+fn unharmed<T>(path: &str, work: impl FnOnce() -> Result<T, FsError>) -> Result<T, FsError> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_or_else(|_| {
+        Err(FsError::Damaged {
+            path: path.into(),
+            reason: "the file system contradicts itself".into(),
+        })
+    })
+}
+
 fn damaged(path: &str, error: &Ext4Error) -> FsError {
     match error {
         Ext4Error::NotFound | Ext4Error::NotADirectory => FsError::NotFound { path: path.into() },
@@ -243,4 +272,16 @@ fn le32(bytes: &[u8], at: usize) -> u32 {
         .get(at..at + 4)
         .and_then(|b| b.try_into().ok())
         .map_or(0, u32::from_le_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Guards the program against a file system that makes its reader panic.
+    #[test]
+    fn a_reader_that_panics_is_damage() {
+        let result = unharmed("/etc", || -> Result<(), FsError> { panic!("on purpose") });
+        assert!(matches!(result, Err(FsError::Damaged { .. })), "{result:?}");
+    }
 }

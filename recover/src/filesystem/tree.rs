@@ -9,6 +9,12 @@ use std::rc::Rc;
 use super::{FileSystem, FsError, Node};
 
 const MAX_LINKS: usize = 40;
+/// Steps of one look-up, links included; and how deep it may come. A damaged directory may hold
+/// itself, so that links through it would lead ever deeper.
+const MAX_STEPS: usize = 1024;
+const MAX_DEPTH: usize = 128;
+/// Largest file that is read as text: `modules.dep`, the largest there is, has a megabyte.
+const MAX_TEXT: u64 = 16 << 20;
 
 /// Where a path ended up.
 #[derive(Clone)]
@@ -57,8 +63,12 @@ impl Tree {
     pub fn find(&self, path: &str) -> Result<Option<Place>, FsError> {
         let mut pending: Vec<String> = parts(path);
         let mut done: Vec<String> = Vec::new();
-        let mut links = 0;
+        let (mut links, mut steps) = (0, 0);
         while let Some(part) = pending.pop() {
+            steps += 1;
+            if steps > MAX_STEPS || done.len() >= MAX_DEPTH {
+                return Err(FsError::LinkLoop { path: path.into() });
+            }
             if part == ".." {
                 done.pop();
                 continue;
@@ -95,6 +105,17 @@ impl Tree {
         }))
     }
 
+    /// Reads a file unless it is too large to be a text.
+    pub fn small(&self, path: &str) -> Option<Vec<u8>> {
+        let place = self.find(path).ok()??;
+        match place.node {
+            Node::File(length) if length <= MAX_TEXT => {
+                self.volume(place.volume)?.read(&place.path).ok()
+            }
+            _ => None,
+        }
+    }
+
     /// Whether `path` names a regular file.
     pub fn is_file(&self, path: &str) -> bool {
         matches!(
@@ -123,7 +144,7 @@ impl Tree {
 
     /// Reads a text file; bytes that are not UTF-8 are replaced. `None` if it cannot be read.
     pub fn text(&self, path: &str) -> Option<String> {
-        let bytes = self.read(path).ok()??;
+        let bytes = self.small(path)?;
         Some(String::from_utf8_lossy(&bytes).into_owned())
     }
 
@@ -171,4 +192,51 @@ fn parts(path: &str) -> Vec<String> {
         .filter(|p| !p.is_empty() && *p != ".")
         .map(str::to_owned)
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// A directory that holds itself, a link that leads through it many times, and a huge file.
+    struct Twisted;
+
+    impl FileSystem for Twisted {
+        fn node(&self, path: &str) -> Result<Option<Node>, FsError> {
+            Ok(Some(match path.rsplit('/').next() {
+                Some("deep") => Node::Symlink("d/".repeat(2000) + "deep"),
+                Some("huge") => Node::File(1 << 40),
+                Some("small") => Node::File(5),
+                _ => Node::Directory,
+            }))
+        }
+
+        fn list(&self, _: &str) -> Result<Vec<String>, FsError> {
+            Ok(Vec::new())
+        }
+
+        fn read(&self, path: &str) -> Result<Vec<u8>, FsError> {
+            assert!(path.ends_with("small"), "{path} was read into memory");
+            Ok(b"small".to_vec())
+        }
+    }
+
+    #[test]
+    fn links_that_lead_ever_deeper_end() {
+        let tree = Tree::of(0, Rc::new(Twisted));
+        assert!(matches!(tree.find("/deep"), Err(FsError::LinkLoop { .. })));
+        assert!(
+            tree.find("/usr/lib/modules/6.1.0/kernel")
+                .unwrap()
+                .is_some()
+        );
+    }
+
+    #[test]
+    fn a_huge_file_is_no_text() {
+        let tree = Tree::of(0, Rc::new(Twisted));
+        assert_eq!(tree.text("/huge"), None);
+        assert_eq!(tree.text("/small").as_deref(), Some("small"));
+    }
 }

@@ -11,6 +11,8 @@ use crate::boot_loader::FileOnVolume;
 use crate::filesystem::Node;
 use crate::filesystem::tree::Place;
 
+/// Modules that one module can need: real ones need a dozen.
+const MAX_NEEDS: usize = 256;
 /// Without these nothing starts.
 const NEEDED: &[&str] = &["virtio_pci", "virtio_blk"];
 /// Without this the server starts, but alone.
@@ -138,7 +140,11 @@ fn parse_dependencies(text: &str) -> BTreeMap<String, (String, Vec<String>)> {
     text.lines()
         .filter_map(|line| {
             let (path, needs) = line.split_once(':')?;
-            let needs = needs.split_whitespace().map(str::to_owned).collect();
+            let needs = needs
+                .split_whitespace()
+                .take(MAX_NEEDS)
+                .map(str::to_owned)
+                .collect();
             Some((name_of(path), (path.trim().to_owned(), needs)))
         })
         .collect()

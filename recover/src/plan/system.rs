@@ -10,6 +10,9 @@ use crate::filesystem::tree::Tree;
 use crate::filesystem::volume::{Volumes, split_device};
 use crate::filesystem::{FileSystem, FsError};
 
+/// Lines of an fstab that are read: each is looked up among all volumes.
+const MAX_FSTAB: usize = 1024;
+
 /// A line of fstab(5).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FstabEntry {
@@ -210,6 +213,7 @@ fn parse_fstab(text: &str) -> Vec<FstabEntry> {
     text.lines()
         .map(str::trim)
         .filter(|line| !line.starts_with('#'))
+        .take(MAX_FSTAB)
         .filter_map(|line| {
             let mut fields = line.split_whitespace();
             Some(FstabEntry {

@@ -43,12 +43,8 @@ pub(super) fn boot_default(shell: &mut Shell<'_>) -> Result<Loaded, String> {
                 return finish(shell, item.title, notes);
             }
             MenuKind::BootLoaderEntry(entry) => {
-                let arguments = shell.expand_text(&entry.options).join(" ");
-                let initrds = entry
-                    .initrds
-                    .iter()
-                    .flat_map(|i| shell.expand_text(i))
-                    .collect();
+                let arguments = shell.expand_text(&entry.options)?.join(" ");
+                let initrds = shell.expand_text(&entry.initrds.join(" "))?;
                 let device = shell
                     .variable("boot")
                     .or_else(|| shell.variable("root"))

@@ -2,17 +2,20 @@
 //!
 //! A grub.cfg is a program (GRUB manual, "Writing full configuration files directly"): which
 //! entry is the default depends on `if`, on variables kept in `grubenv`, and on functions. So it
-//! is parsed ([`syntax`]) and run ([`shell`]) against the volumes at hand, with bounds on steps
+//! is parsed ([`syntax`]) and run ([`shell`], [`commands`], [`expansion`]) against the volumes at hand, with bounds on steps
 //! and depth, and the menu entry that the value of `default` names is then run for its `linux`
 //! and `initrd` commands ([`menu`]). Commands that only draw or load modules do nothing.
 
+mod commands;
 mod environment;
+mod expansion;
 mod menu;
 mod shell;
 mod syntax;
 mod test_command;
 #[cfg(test)]
 mod tests;
+mod tokens;
 
 use super::Choice;
 use crate::filesystem::tree::{Place, Tree};
@@ -108,7 +111,7 @@ impl OnVolumes<'_> {
 
 impl World for OnVolumes<'_> {
     fn read(&self, device: &str, path: &str) -> Option<Vec<u8>> {
-        self.tree(device)?.read(path).ok()?
+        self.tree(device)?.small(path)
     }
     fn is_directory(&self, device: &str, path: &str) -> Option<bool> {
         let place = self.tree(device)?.find(path).ok()??;

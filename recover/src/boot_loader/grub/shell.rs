@@ -1,15 +1,16 @@
-//! Runs the statements of a script: variables, functions, and the commands that matter.
+//! Runs the statements of a script, with bounds on steps, depth and text.
 
 use std::collections::HashMap;
 
-use super::syntax::{self, Block, Piece, Statement, Word};
-use super::{World, environment, test_command};
+use super::World;
+use super::syntax::{Block, Statement};
 
 /// Commands run before a script is taken for endless: real menus need some hundreds.
 const MAX_STEPS: u32 = 200_000;
 const MAX_DEPTH: u32 = 48;
-/// Longest value of a variable, so that `set a=$a$a` ends.
-const MAX_VALUE: usize = 64 * 1024;
+/// Bytes of text that are made or read in all. Steps alone bound neither: one command may repeat a
+/// long variable thousands of times.
+const MAX_EFFORT: usize = 64 << 20;
 
 /// An entry of the menu.
 #[derive(Debug, Clone)]
@@ -36,13 +37,14 @@ pub(super) struct Request {
 }
 
 pub(super) struct Shell<'w> {
-    world: &'w dyn World,
+    pub(super) world: &'w dyn World,
     pub(super) variables: HashMap<String, String>,
-    functions: HashMap<String, Block>,
-    arguments: Vec<String>,
+    pub(super) functions: HashMap<String, Block>,
+    pub(super) arguments: Vec<String>,
     pub(super) menu: Vec<MenuItem>,
     pub(super) request: Request,
     steps: u32,
+    effort: usize,
     depth: u32,
 }
 
@@ -80,6 +82,7 @@ impl<'w> Shell<'w> {
             menu: Vec::new(),
             request: Request::default(),
             steps: 0,
+            effort: 0,
             depth: 0,
         }
     }
@@ -120,11 +123,20 @@ impl<'w> Shell<'w> {
         Ok(())
     }
 
+    /// Counts bytes that are made or read.
+    pub(super) fn charge(&mut self, bytes: usize) -> Result<(), String> {
+        self.effort = self.effort.saturating_add(bytes);
+        if self.effort > MAX_EFFORT {
+            return Err(format!("it works on more than {MAX_EFFORT} bytes of text"));
+        }
+        Ok(())
+    }
+
     fn statement(&mut self, statement: &Statement) -> Result<bool, String> {
         self.step()?;
         match statement {
             Statement::Command(words, block) => {
-                let words = self.expand_all(words);
+                let words = self.expand_all(words)?;
                 self.command(&words, block.as_ref())
             }
             Statement::If {
@@ -140,7 +152,7 @@ impl<'w> Shell<'w> {
             }
             Statement::For { name, words, body } => {
                 let mut success = true;
-                for value in self.expand_all(words) {
+                for value in self.expand_all(words)? {
                     self.assign(name, &value)?;
                     success = self.run(body)?;
                 }
@@ -162,306 +174,5 @@ impl<'w> Shell<'w> {
                 Ok(true)
             }
         }
-    }
-
-    fn command(&mut self, words: &[String], block: Option<&Block>) -> Result<bool, String> {
-        let negations = words.iter().take_while(|w| *w == "!").count();
-        let success = self.plain_command(&words[negations..], block)?;
-        Ok(success == (negations % 2 == 0))
-    }
-
-    fn plain_command(&mut self, words: &[String], block: Option<&Block>) -> Result<bool, String> {
-        let Some((name, args)) = words.split_first() else {
-            return Ok(true);
-        };
-        if let Some(body) = self.functions.get(name).cloned() {
-            return self.run_with(&body, args.to_vec());
-        }
-        if args.is_empty()
-            && let Some((variable, value)) = name.split_once('=')
-            && !variable.is_empty()
-        {
-            self.assign(variable, value)?;
-            return Ok(true);
-        }
-        match name.as_str() {
-            "[" => {
-                let inner = if args.last().is_some_and(|a| a == "]") {
-                    &args[..args.len() - 1]
-                } else {
-                    args
-                };
-                Ok(test_command::evaluate(self, inner))
-            }
-            "test" => Ok(test_command::evaluate(self, args)),
-            "set" | "export" => {
-                for (variable, value) in args.iter().filter_map(|a| a.split_once('=')) {
-                    self.assign(variable, value)?;
-                }
-                Ok(true)
-            }
-            "unset" => {
-                for variable in args {
-                    self.variables.remove(variable);
-                }
-                Ok(true)
-            }
-            "menuentry" | "submenu" => {
-                if let Some(body) = block {
-                    self.add_to_menu(name == "submenu", args, body);
-                }
-                Ok(true)
-            }
-            "blscfg" => {
-                let device = self
-                    .variable("boot")
-                    .or_else(|| self.variable("root"))
-                    .unwrap_or_default();
-                for entry in self.world.entries(device.trim_matches(['(', ')'])) {
-                    self.menu.push(MenuItem {
-                        title: entry.title.clone(),
-                        id: Some(entry.id.clone()),
-                        kind: MenuKind::BootLoaderEntry(entry),
-                    });
-                }
-                Ok(true)
-            }
-            "search" | "search.fs_uuid" | "search.fs_label" | "search.file" => {
-                Ok(self.search(name, args))
-            }
-            "load_env" => Ok(self.load_env(args)),
-            "source" | "." | "configfile" => {
-                let Some(content) = args.first().and_then(|path| self.read(path)) else {
-                    return Ok(false);
-                };
-                let block = syntax::parse(&String::from_utf8_lossy(&content))?;
-                self.run(&block)
-            }
-            "linux" | "linux16" | "linuxefi" => {
-                if let Some((kernel, arguments)) = args.split_first() {
-                    self.request.linux = Some((self.pinned(kernel), arguments.to_vec()));
-                }
-                Ok(true)
-            }
-            "initrd" | "initrd16" | "initrdefi" => {
-                self.request.initrds = args
-                    .iter()
-                    .filter(|a| !a.starts_with("--"))
-                    .map(|a| self.pinned(a))
-                    .collect();
-                Ok(true)
-            }
-            "chainloader" | "multiboot" | "multiboot2" | "xen_hypervisor" | "kfreebsd"
-            | "ntldr" | "kopenbsd" | "uki" | "fwsetup" | "exit" | "reboot" | "halt" => {
-                self.request.foreign.get_or_insert_with(|| words.join(" "));
-                Ok(true)
-            }
-            // Commands that succeed on any machine but change nothing here.
-            "insmod" | "true" | "save_env" | "terminal_output" | "terminal_input" | "terminal"
-            | "serial" | "echo" | "clear" | "play" | "rmmod" | "gfxmode" | "increment"
-            | "normal" => Ok(true),
-            // All else fails, as a command that is not there does: `false`, `loadfont`, `keystatus`, `cpuid`, …
-            _ => Ok(false),
-        }
-    }
-
-    fn assign(&mut self, variable: &str, value: &str) -> Result<(), String> {
-        if value.len() > MAX_VALUE {
-            return Err(format!(
-                "the variable {variable} grows beyond {MAX_VALUE} bytes"
-            ));
-        }
-        self.variables.insert(variable.to_owned(), value.to_owned());
-        Ok(())
-    }
-
-    fn add_to_menu(&mut self, submenu: bool, args: &[String], body: &Block) {
-        let mut titles = Vec::new();
-        let mut id = None;
-        let mut words = args.iter();
-        while let Some(word) = words.next() {
-            match word.as_str() {
-                "--id" => id = words.next().cloned(),
-                "--class" | "--users" | "--hotkey" | "--source" => {
-                    words.next();
-                }
-                "--unrestricted" => {}
-                word if word.starts_with("--id=") => {
-                    id = word.strip_prefix("--id=").map(str::to_owned)
-                }
-                word if word.starts_with("--") => {}
-                word => titles.push(word.to_owned()),
-            }
-        }
-        let title = titles.first().cloned().unwrap_or_default();
-        let body = body.clone();
-        let kind = if submenu {
-            MenuKind::Submenu(body, titles)
-        } else {
-            MenuKind::Entry(body, titles)
-        };
-        self.menu.push(MenuItem { title, id, kind });
-    }
-
-    fn search(&mut self, name: &str, args: &[String]) -> bool {
-        let mut variable = None;
-        let mut names = Vec::new();
-        let mut how = name.strip_prefix("search.").unwrap_or("file").to_owned();
-        for arg in args {
-            match arg.as_str() {
-                "--fs-uuid" | "-u" => how = "fs_uuid".into(),
-                "--label" | "-l" | "--fs-label" => how = "fs_label".into(),
-                "--file" | "-f" => how = "file".into(),
-                "--set" | "-s" => variable = Some("root".to_owned()),
-                arg if arg.starts_with("--set=") => {
-                    variable = arg.strip_prefix("--set=").map(str::to_owned)
-                }
-                arg if arg.starts_with('-') => {}
-                arg => names.push(arg),
-            }
-        }
-        // The short form is `search.fs_uuid UUID VARIABLE [HINT…]`.
-        if name.starts_with("search.") {
-            variable = names.get(1).map(|v| (*v).to_owned());
-        }
-        let Some(wanted) = names.first() else {
-            return false;
-        };
-        let found = match how.as_str() {
-            "fs_uuid" => self.world.by_uuid(wanted),
-            "fs_label" => self.world.by_label(wanted),
-            _ => self.world.by_file(wanted),
-        };
-        match (found, variable) {
-            (Some(device), Some(variable)) => {
-                self.variables.insert(variable, device);
-                true
-            }
-            (found, _) => found.is_some(),
-        }
-    }
-
-    fn load_env(&mut self, args: &[String]) -> bool {
-        let mut file =
-            "${prefix}/grubenv".replace("${prefix}", &self.variable("prefix").unwrap_or_default());
-        let mut only = Vec::new();
-        let mut words = args.iter();
-        while let Some(word) = words.next() {
-            match word.as_str() {
-                "-f" | "--file" => file = words.next().cloned().unwrap_or_default(),
-                word if word.starts_with("--file=") => {
-                    file = word.trim_start_matches("--file=").to_owned()
-                }
-                word if word.starts_with('-') => {}
-                word => only.push(word.to_owned()),
-            }
-        }
-        let Some(block) = self.read(&file) else {
-            return false;
-        };
-        for (key, value) in environment::parse(&block) {
-            if only.is_empty() || only.contains(&key) {
-                self.variables.insert(key, value);
-            }
-        }
-        true
-    }
-
-    /// Value of a variable or positional argument.
-    pub(super) fn variable(&self, name: &str) -> Option<String> {
-        match name {
-            "@" | "*" => Some(self.arguments.join(" ")),
-            "#" => Some(self.arguments.len().to_string()),
-            _ => match name.parse::<usize>() {
-                Ok(index) => index
-                    .checked_sub(1)
-                    .and_then(|i| self.arguments.get(i))
-                    .cloned(),
-                Err(_) => self.variables.get(name).cloned(),
-            },
-        }
-    }
-
-    /// Expands variables in text that is not part of the script, as `blscfg` does with options.
-    pub(super) fn expand_text(&self, text: &str) -> Vec<String> {
-        text.split_whitespace()
-            .flat_map(|word| match word.strip_prefix('$') {
-                Some(name) => {
-                    let value = self
-                        .variable(name.trim_matches(['{', '}']))
-                        .unwrap_or_default();
-                    value.split_whitespace().map(str::to_owned).collect()
-                }
-                None => vec![word.to_owned()],
-            })
-            .collect()
-    }
-
-    fn expand_all(&self, words: &[Word]) -> Vec<String> {
-        words.iter().flat_map(|word| self.expand(word)).collect()
-    }
-
-    fn expand(&self, word: &Word) -> Vec<String> {
-        let mut results = Vec::new();
-        let mut current: Option<String> = None;
-        for piece in word {
-            match piece {
-                Piece::Text { text, .. } => current.get_or_insert_default().push_str(text),
-                Piece::Variable { name, quoted: true } => {
-                    current
-                        .get_or_insert_default()
-                        .push_str(&self.variable(name).unwrap_or_default());
-                }
-                Piece::Variable {
-                    name,
-                    quoted: false,
-                } => {
-                    let value = self.variable(name).unwrap_or_default();
-                    for (index, part) in value.split_whitespace().enumerate() {
-                        if index > 0 {
-                            results.extend(current.take());
-                        }
-                        current.get_or_insert_default().push_str(part);
-                    }
-                }
-            }
-        }
-        results.extend(current);
-        results
-    }
-
-    /// A path with its device: `(hd0,gpt1)/boot/vmlinuz`, so that a later `root` does not change it.
-    fn pinned(&self, path: &str) -> String {
-        if path.starts_with('(') {
-            path.to_owned()
-        } else {
-            format!("({}){path}", self.root())
-        }
-    }
-
-    fn root(&self) -> String {
-        self.variable("root")
-            .unwrap_or_default()
-            .trim_matches(['(', ')'])
-            .to_owned()
-    }
-
-    /// Splits a path into device and path on it.
-    pub(super) fn split<'p>(&self, path: &'p str) -> (String, &'p str) {
-        match path.strip_prefix('(').and_then(|p| p.split_once(')')) {
-            Some((device, path)) => (device.to_owned(), path),
-            None => (self.root(), path),
-        }
-    }
-
-    pub(super) fn read(&self, path: &str) -> Option<Vec<u8>> {
-        let (device, path) = self.split(path);
-        self.world.read(&device, path)
-    }
-
-    /// Whether a path exists, and if so whether it is a directory.
-    pub(super) fn exists(&self, path: &str) -> Option<bool> {
-        let (device, path) = self.split(path);
-        self.world.is_directory(&device, path)
     }
 }

@@ -192,6 +192,19 @@ fn endless_scripts_end() {
     let _ = default_entry(&"! ".repeat(100_000), "hd0", "/grub", &Machine::default());
 }
 
+/// Guards memory and time against scripts that are short but make much text.
+#[test]
+fn scripts_that_multiply_text_end() {
+    let long = format!("set a={}\n", "x".repeat(60_000));
+    let many = format!("{long}echo {}", "$a".repeat(100_000));
+    let doubling = "function f { f $@ $@; }\nf x x x x";
+    let kept: String = (0..10_000).map(|i| format!("set b{i}=$a\n")).collect();
+    for script in [many.as_str(), doubling, &format!("{long}{kept}")] {
+        let error = default_entry(script, "hd0", "/grub", &Machine::default()).unwrap_err();
+        assert!(error.contains("bytes of text"), "{error}");
+    }
+}
+
 proptest! {
     #[test]
     fn random_text_never_panics(text in "\\PC{0,300}") {
