@@ -23,7 +23,8 @@ pub fn main() -> ExitCode {
     match dispatch(cli, start) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("error: {}\nremedy: {}", failure.cause, failure.remedy);
+            let text = format!("error: {}\nremedy: {}", failure.cause, failure.remedy);
+            eprintln!("{}", words::harmless(&text));
             ExitCode::from(failure.code)
         }
     }

@@ -15,13 +15,22 @@ pub fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
 /// Prints text. A reader that has seen enough (`| head`) is no error.
 pub fn print(text: &str) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    match out
+        .write_all(harmless(text).as_bytes())
+        .and_then(|()| out.flush())
+    {
         Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::new(
             format!("standard output: {e}"),
             "check where it goes",
         )),
         _ => Ok(()),
     }
+}
+
+/// Text without what a terminal obeys. Names, titles and messages come from images and vaults.
+pub fn harmless(text: &str) -> String {
+    let is_command = |c: char| c.is_control() && c != '\n' && c != '\t';
+    text.replace(is_command, "\u{fffd}")
 }
 
 /// Bytes with a unit, such as `4.0 GiB`.
@@ -86,6 +95,13 @@ pub fn manual(command: clap::Command) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Guards the operator's terminal against titles that hold its commands.
+    #[test]
+    fn nothing_shown_commands_the_terminal() {
+        let shown = harmless("Debian\x1b]0;owned\x07 \u{9b}2J\n\tok");
+        assert_eq!(shown, "Debian\u{fffd}]0;owned\u{fffd} \u{fffd}2J\n\tok");
+    }
 
     #[test]
     fn amounts_and_times_for_people() {
