@@ -90,6 +90,24 @@ async fn killed_during_uploads_it_keeps_what_it_acknowledged() {
     }
 }
 
+/// Guards the minutes of an outage: who was connected learns of a restart at his next packet,
+/// not after 30 s of silence, and for a passing reason.
+#[tokio::test]
+async fn a_vault_started_anew_tells_its_former_peers() {
+    let (_keep, dir) = new_vault();
+    let keys = OpeningKeys::generate().unwrap();
+    let serving = Serving::start(&dir);
+    let address = serving.address.clone();
+    let agent = enroll(&dir, &address, "agent", &keys).await;
+    let client = VaultConnection::connect(&agent).await.unwrap();
+    serving.kill();
+    let _serving = Serving::start_at(&dir, &address);
+    let gone = client.closed().await;
+    assert!(gone.to_string().contains("started anew"), "{gone}");
+    assert!(gone.is_transient());
+    VaultConnection::connect(&agent).await.unwrap();
+}
+
 /// Flips the bit in the middle of a file's range.
 fn flip(path: &Path, at: u64) {
     let file = std::fs::OpenOptions::new()

@@ -141,16 +141,13 @@ async fn broken_requests_are_refused_and_the_vault_lives_on() {
     );
 }
 
-/// Guards against bearers of nothing: without a certificate of the vault only enrolment is heard.
-#[tokio::test]
-async fn an_applicant_may_only_enrol() {
-    let (_keep, dir) = new_vault();
-    let serving = Serving::start(&dir);
+/// Somebody without a certificate of the vault.
+fn applicant(dir: &std::path::Path, address: &str) -> Enrollment {
     let authority = std::fs::read(dir.join("authority/certificate.der")).unwrap();
     let applicant = relevo_wire::identity::Applicant::generate().unwrap();
     // Whatever name he gives himself.
-    let enrollment = Enrollment::new(
-        serving.address.clone(),
+    Enrollment::new(
+        address.into(),
         "x".into(),
         &relevo_wire::identity::Identity::Recovery {
             tenant: relevo_wire::TenantId::random(),
@@ -160,7 +157,15 @@ async fn an_applicant_may_only_enrol() {
         &applicant.credentials.chain[0],
         &authority,
         applicant.credentials.key_der(),
-    );
+    )
+}
+
+/// Guards against bearers of nothing: without a certificate of the vault only enrolment is heard.
+#[tokio::test]
+async fn an_applicant_may_only_enrol() {
+    let (_keep, dir) = new_vault();
+    let serving = Serving::start(&dir);
+    let enrollment = applicant(&dir, &serving.address);
     let raw = Raw::connect(&enrollment).await;
     let list = frame::encode(&Request::ListServers).unwrap();
     assert_eq!(raw.refused(&list).await, RefusalCode::Forbidden);
@@ -169,4 +174,54 @@ async fn an_applicant_may_only_enrol() {
         raw.refused(&noise(1, 100_000)).await,
         RefusalCode::Malformed
     );
+}
+
+/// Guards the vault's memory: what nobody has read yet of somebody unknown is held for him.
+#[tokio::test]
+async fn an_applicant_fills_little_memory() {
+    let (_keep, dir) = new_vault();
+    let serving = Serving::start(&dir);
+    let raw = Raw::connect(&applicant(&dir, &serving.address)).await;
+    let (mut sent, data) = (0, noise(1, 1 << 20));
+    let mut streams = Vec::new();
+    for _ in 0..8 {
+        let (mut stream, _) = raw.connection.open_bi().await.unwrap();
+        // Whatever can be sent without the vault's leave is sent at once.
+        while let Some(Ok(taken)) = at_once(stream.write(&data)).await {
+            sent += taken;
+        }
+        streams.push(stream);
+    }
+    assert!(sent <= 2 << 20, "{sent} bytes");
+}
+
+/// What a future gives without waiting.
+async fn at_once<T>(future: impl Future<Output = T>) -> Option<T> {
+    let mut future = std::pin::pin!(future);
+    std::future::poll_fn(|context| match future.as_mut().poll(context) {
+        std::task::Poll::Ready(value) => std::task::Poll::Ready(Some(value)),
+        std::task::Poll::Pending => std::task::Poll::Ready(None),
+    })
+    .await
+}
+
+/// Guards all other servers against one that takes every place.
+#[tokio::test]
+async fn one_peer_takes_only_so_many_places() {
+    let (_keep, dir) = new_vault();
+    let keys = OpeningKeys::generate().unwrap();
+    let serving = Serving::start(&dir);
+    let greedy = enroll(&dir, &serving.address, "agent", &keys).await;
+    let other = enroll(&dir, &serving.address, "agent", &keys).await;
+    let mut places = Vec::new();
+    for _ in 0..16 {
+        places.push(VaultConnection::connect(&greedy).await.unwrap());
+    }
+    let raw = Raw::connect(&greedy).await;
+    let reason = raw.connection.closed().await.to_string();
+    assert!(reason.contains("too many connections"), "{reason}");
+    VaultConnection::connect(&other).await.unwrap();
+    // A place that is left is free again.
+    places.pop().unwrap().close().await;
+    while VaultConnection::connect(&greedy).await.is_err() {}
 }

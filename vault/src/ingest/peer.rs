@@ -6,7 +6,7 @@ use relevo_wire::identity::Identity;
 use relevo_wire::{ServerId, SiteId, TenantId};
 
 /// Who asks, as the connection's certificate says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Peer {
     /// Somebody without a certificate of this vault.
     Applicant,

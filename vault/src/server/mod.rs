@@ -1,10 +1,13 @@
 //! The network side: QUIC connections in, requests to [`crate::ingest`], answers out.
 //!
 //! Memory of one connection is bounded by its windows ([`relevo_wire::client::transport`]), by
-//! `PUTS` puts of `PUT_PIECE` bytes buffered and one such piece with the writer, and by
-//! `GETS` answers of `READ_AHEAD` MiB read ahead. Whatever a peer sends, the worst that
-//! follows is a refusal and a line in the log.
+//! `REQUESTS` requests half read, by `PUTS` puts of `PUT_PIECE` bytes buffered and one such
+//! piece with the writer, and by `GETS` answers of `READ_AHEAD` MiB read ahead; that of somebody
+//! unknown by `UNKNOWN_WINDOW`. One peer has only so many connections. Whatever a peer sends,
+//! the worst that follows is a refusal and a line in the log.
 
+mod presence;
+mod reset;
 mod stream;
 
 use std::net::SocketAddr;
@@ -23,9 +26,16 @@ use relevo_wire::{VaultId, client, tls};
 use crate::error::VaultError;
 use crate::ingest::{Peer, Vault};
 use crate::volume::Volume;
+use presence::Presence;
 
 /// Connections at once.
 const CONNECTIONS: usize = 512;
+/// With this many, newcomers first show that packets reach the address that they name.
+const CROWDED: usize = 64;
+/// Bytes that somebody may send before he is known, or when he is an applicant.
+const UNKNOWN_WINDOW: u32 = 1 << 20;
+/// Requests of one connection that are read or worked on at once; further ones wait.
+const REQUESTS: usize = 16;
 /// Puts that one connection may have under way.
 const PUTS: usize = 16;
 /// Answers with chunks that one connection is given at once; further requests wait.
@@ -37,8 +47,10 @@ const PUT_PIECE: usize = 4 * 1024 * 1024;
 const READ_AHEAD: usize = 3;
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// How long a peer may keep a request half sent, or leave an answer unread.
+/// How long nothing may come of a request that is half sent, or be read of an answer.
 const STALLED: Duration = Duration::from_secs(30);
+/// How long a frame may take in all: 4 MiB over a line of 40 kbit/s.
+const FRAME: Duration = Duration::from_secs(15 * 60);
 /// How often the vault's own certificate is made anew; it is valid for a year.
 const RENEWAL: Duration = Duration::from_secs(30 * 24 * 3600);
 
@@ -55,6 +67,7 @@ struct Shared<V> {
     vault: Arc<Vault<V>>,
     peer: Peer,
     remote: SocketAddr,
+    requests: Semaphore,
     puts: Semaphore,
     gets: Semaphore,
 }
@@ -68,7 +81,11 @@ impl<V: Volume> Server<V> {
         address: SocketAddr,
     ) -> Result<Self, VaultError> {
         let config = server_config(&authority, id)?;
-        let endpoint = Endpoint::server(config, address).map_err(|e| VaultError::Network {
+        let listening = std::net::UdpSocket::bind(address).and_then(|socket| {
+            let runtime = Arc::new(quinn::TokioRuntime);
+            Endpoint::new(reset::endpoint(&authority), Some(config), socket, runtime)
+        });
+        let endpoint = listening.map_err(|e| VaultError::Network {
             doing: format!("listen at {address}"),
             reason: e.to_string(),
             remedy: "choose another address with --listen",
@@ -93,6 +110,7 @@ impl<V: Volume> Server<V> {
     /// Serves until `stop`, then lets the writer finish.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), VaultError> {
         let mut connections = JoinSet::new();
+        let presence = Arc::new(Presence::default());
         let mut renewal = tokio::time::interval(RENEWAL);
         renewal.tick().await;
         tokio::pin!(stop);
@@ -109,7 +127,12 @@ impl<V: Volume> Server<V> {
                         incoming.refuse();
                         continue;
                     }
-                    connections.spawn(connection(self.vault.clone(), incoming));
+                    if connections.len() >= CROWDED && incoming.may_retry() {
+                        // Refused only when it was asked already, which was just ruled out.
+                        let _ = incoming.retry();
+                        continue;
+                    }
+                    connections.spawn(connection(self.vault.clone(), presence.clone(), incoming));
                 }
                 Some(_) = connections.join_next() => {}
             }
@@ -146,7 +169,9 @@ fn server_config(authority: &Authority, id: VaultId) -> Result<ServerConfig, Vau
         .map_err(|e| failed(e.to_string()))?;
     let crypto = QuicServerConfig::try_from(tls).map_err(|e| failed(e.to_string()))?;
     let mut config = ServerConfig::with_crypto(Arc::new(crypto));
-    config.transport_config(client::transport());
+    let mut transport = client::transport();
+    transport.receive_window(UNKNOWN_WINDOW.into());
+    config.transport_config(Arc::new(transport));
     Ok(config)
 }
 
@@ -164,7 +189,7 @@ fn identify(connection: &quinn::Connection) -> Option<Peer> {
     Identity::of_certificate(certificate).ok().map(Peer::of)
 }
 
-async fn connection<V: Volume>(vault: Arc<Vault<V>>, incoming: Incoming) {
+async fn connection<V: Volume>(vault: Arc<Vault<V>>, presence: Arc<Presence>, incoming: Incoming) {
     let remote = incoming.remote_address();
     let connection = match tokio::time::timeout(HANDSHAKE, incoming).await {
         Ok(Ok(connection)) => connection,
@@ -182,11 +207,20 @@ async fn connection<V: Volume>(vault: Arc<Vault<V>>, incoming: Incoming) {
         connection.close(1u32.into(), b"the certificate names no identity");
         return;
     };
+    let Some(_place) = presence.enter(peer) else {
+        tracing::warn!(%remote, %peer, "too many connections of one peer");
+        connection.close(2u32.into(), b"too many connections of this peer");
+        return;
+    };
+    if peer != Peer::Applicant {
+        connection.set_receive_window(client::RECEIVE_WINDOW.into());
+    }
     tracing::debug!(%remote, %peer, "connected");
     let shared = Arc::new(Shared {
         vault,
         peer,
         remote,
+        requests: Semaphore::new(REQUESTS),
         puts: Semaphore::new(PUTS),
         gets: Semaphore::new(GETS),
     });

@@ -13,7 +13,7 @@ use relevo_wire::TenantId;
 use relevo_wire::frame::{self, FrameDecoder};
 use relevo_wire::message::{Refusal, RefusalCode, Request, Response};
 
-use super::{PUT_PIECE, READ_AHEAD, STALLED, Shared};
+use super::{FRAME, PUT_PIECE, READ_AHEAD, STALLED, Shared};
 use crate::error::StoreError;
 use crate::ingest::{Outcome, Peer, Reception, check_chunks, malformed};
 use crate::store::ReadStep;
@@ -77,10 +77,14 @@ async fn request<V: Volume>(
     frames: &mut Frames,
     send: &mut SendStream,
 ) -> Result<(), Failure> {
-    let first = frames.next().await?;
-    let request: Request = frame::decode(&first).map_err(|e| malformed(e.to_string()))?;
-    let asked = shared.clone();
-    let outcome = blocking(move || asked.vault.answer(asked.peer, request)).await??;
+    let outcome = {
+        // Many half-sent requests would fill the memory, many long ones all threads.
+        let _permit = shared.requests.acquire().await;
+        let first = frames.next().await?;
+        let request: Request = frame::decode(&first).map_err(|e| malformed(e.to_string()))?;
+        let asked = shared.clone();
+        blocking(move || asked.vault.answer(asked.peer, request)).await??
+    };
     match outcome {
         Outcome::Answer(response) => Ok(answer(send, &response).await?),
         Outcome::Receive(reception) => {
@@ -197,11 +201,16 @@ fn finish(send: &mut SendStream) {
 }
 
 async fn write(send: &mut SendStream, mut parts: Vec<Bytes>) -> Result<(), Gone> {
-    match timeout(STALLED, send.write_all_chunks(&mut parts)).await {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(Gone(error.to_string())),
-        Err(_) => Err(Gone("it does not read the answer".into())),
+    let mut left = parts.as_mut_slice();
+    while !left.is_empty() {
+        let written = match timeout(STALLED, send.write_chunks(left)).await {
+            Ok(Ok(written)) => written,
+            Ok(Err(error)) => return Err(Gone(error.to_string())),
+            Err(_) => return Err(Gone("it does not read the answer".into())),
+        };
+        left = left.split_at_mut(written.chunks).1;
     }
+    Ok(())
 }
 
 async fn blocking<T: Send + 'static>(
@@ -215,7 +224,8 @@ fn failed_task(error: tokio::task::JoinError) -> Refusal {
     StoreError::Stopped.into()
 }
 
-/// Frames of one stream, none of which may take for ever.
+/// Frames of one stream, none of which may take for ever. What counts is that bytes come: on a
+/// slow line that many puts share, a frame takes its time.
 struct Frames {
     stream: RecvStream,
     decoder: FrameDecoder,
@@ -226,9 +236,9 @@ struct Frames {
 
 impl Frames {
     async fn next(&mut self) -> Result<Bytes, Failure> {
-        match timeout(STALLED, self.next_frame()).await {
+        match timeout(FRAME, self.next_frame()).await {
             Ok(frame) => frame,
-            Err(_) => Err(malformed(stalled(STALLED)).into()),
+            Err(_) => Err(stalled(FRAME).into()),
         }
     }
 
@@ -241,7 +251,8 @@ impl Frames {
             {
                 return Ok(frame);
             }
-            match self.stream.read_chunk(256 * 1024, true).await {
+            let part = timeout(STALLED, self.stream.read_chunk(256 * 1024, true)).await;
+            match part.map_err(|_| stalled(STALLED))? {
                 Ok(Some(part)) => {
                     self.taken += part.bytes.len();
                     if self.taken > self.limit {
@@ -261,6 +272,7 @@ impl Frames {
     }
 }
 
-fn stalled(limit: Duration) -> String {
-    format!("nothing came of a request for {} s", limit.as_secs())
+/// No refusal: the line is to blame, and another try may find a better one.
+fn stalled(limit: Duration) -> Gone {
+    Gone(format!("its request did not come within {limit:?}"))
 }

@@ -58,8 +58,12 @@ pub struct Serving {
 
 impl Serving {
     pub fn start(dir: &Path) -> Self {
+        Self::start_at(dir, "127.0.0.1:0")
+    }
+
+    pub fn start_at(dir: &Path, address: &str) -> Self {
         let mut child = Command::new(BIN)
-            .args(["serve", "--json", "--listen", "127.0.0.1:0", "--dir"])
+            .args(["serve", "--json", "--listen", address, "--dir"])
             .arg(dir)
             .env("RELEVO_LOG", "error")
             .stdout(Stdio::piped())

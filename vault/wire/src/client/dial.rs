@@ -10,14 +10,17 @@ use quinn::{Connection, Endpoint, TransportConfig};
 use super::error::{ClientError, describe};
 use crate::identity::VAULT_NAME;
 
+/// Bytes that a peer may have sent on all streams and that nobody has read.
+pub const RECEIVE_WINDOW: u32 = 64 << 20;
+
 /// QUIC settings of both sides: windows for long fat lines, many streams, quick notice of loss.
-pub fn transport() -> Arc<TransportConfig> {
+pub fn transport() -> TransportConfig {
     let mut transport = TransportConfig::default();
     transport
         .max_concurrent_bidi_streams(256u32.into())
         .max_concurrent_uni_streams(0u32.into())
         .stream_receive_window((16u32 << 20).into())
-        .receive_window((64u32 << 20).into())
+        .receive_window(RECEIVE_WINDOW.into())
         .send_window(64 << 20)
         .keep_alive_interval(Some(Duration::from_secs(5)));
     if let Ok(idle) = Duration::from_secs(30).try_into() {
@@ -27,7 +30,7 @@ pub fn transport() -> Arc<TransportConfig> {
     // Jumbo frames where the path carries them; discovery finds out.
     mtu.upper_bound(9000);
     transport.mtu_discovery_config(Some(mtu));
-    Arc::new(transport)
+    transport
 }
 
 pub(super) async fn dial(
@@ -45,7 +48,7 @@ pub(super) async fn dial(
     let crypto =
         QuicClientConfig::try_from(tls).map_err(|e| ClientError::Credentials(e.to_string()))?;
     let mut config = quinn::ClientConfig::new(Arc::new(crypto));
-    config.transport_config(transport());
+    config.transport_config(Arc::new(transport()));
     let mut last = address_error("the name has no address".into());
     for address in addresses {
         let local: SocketAddr = match address {

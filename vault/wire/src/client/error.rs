@@ -95,7 +95,18 @@ pub(super) fn unexpected(response: &Response) -> ClientError {
 pub(super) fn write_error(vault: &str, error: quinn::WriteError) -> ClientError {
     match error {
         quinn::WriteError::ConnectionLost(e) => describe(vault, &e),
+        quinn::WriteError::Stopped(_) => broke_off(vault, "it stopped taking the request"),
         other => ClientError::Protocol(other.to_string()),
+    }
+}
+
+/// A stream that the vault gave up, as it does when nothing moves on it for half a minute.
+pub(super) fn broke_off(vault: &str, reason: &str) -> ClientError {
+    ClientError::Connection {
+        vault: vault.into(),
+        reason: reason.into(),
+        remedy: "try again; see the vault's log for its side",
+        transient: true,
     }
 }
 
@@ -142,6 +153,11 @@ pub(super) fn describe(vault: &str, error: &ConnectionError) -> ClientError {
         (_, ConnectionError::TimedOut) => (
             "no answer".into(),
             "check that the vault runs and that UDP reaches its port",
+            true,
+        ),
+        (_, ConnectionError::Reset) => (
+            "it was started anew and knows this connection no more".into(),
+            "try again",
             true,
         ),
         (_, ConnectionError::VersionMismatch) => (

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use quinn::{Connection, RecvStream};
 
-use super::error::{ClientError, describe, write_error};
+use super::error::{ClientError, broke_off, describe, write_error};
 use crate::frame::{self, FrameDecoder};
 use crate::message::{Request, Response};
 
@@ -58,6 +58,9 @@ impl Frames {
                     return Err(ClientError::Protocol("it ended an answer too early".into()));
                 }
                 Err(quinn::ReadError::ConnectionLost(e)) => return Err(describe(&self.vault, &e)),
+                Err(quinn::ReadError::Reset(_)) => {
+                    return Err(broke_off(&self.vault, "it broke off its answer"));
+                }
                 Err(e) => return Err(ClientError::Protocol(e.to_string())),
             }
         }

@@ -20,7 +20,7 @@ use dial::dial;
 use error::{describe, unexpected, write_error};
 use exchange::{Frames, exchange};
 
-pub use dial::transport;
+pub use dial::{RECEIVE_WINDOW, transport};
 pub use error::ClientError;
 
 /// Release named to the other side, for its logs.
@@ -61,7 +61,7 @@ impl VaultConnection {
             Response::Welcome {
                 vault, now, epoch, ..
             } => {
-                let clock_ahead = now.as_millis() - Timestamp::now().as_millis();
+                let clock_ahead = now.as_millis().saturating_sub(Timestamp::now().as_millis());
                 Welcome {
                     vault,
                     clock_ahead,
