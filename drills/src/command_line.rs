@@ -148,6 +148,44 @@ mod tests {
         CommandLine::command().debug_assert();
     }
 
+    /// Guards: help and documentation list exactly the codes that there are.
+    #[test]
+    fn every_exit_code_is_documented() {
+        use crate::failure::Exit::*;
+        let all = [
+            Passed,
+            Error,
+            Failed,
+            Refused,
+            NoKvm,
+            Usage,
+            Interrupted,
+            Terminated,
+        ];
+        for exit in all {
+            match exit {
+                // Whoever adds a code adds it above.
+                Passed | Error | Failed | Refused | NoKvm | Usage | Interrupted | Terminated => {}
+            }
+        }
+        let codes = all.map(|exit| exit as u32).to_vec();
+        let numbers = |text: &str| -> Vec<u32> {
+            text.split(|c: char| !c.is_ascii_digit())
+                .filter_map(|word| word.parse().ok())
+                .collect()
+        };
+        assert_eq!(numbers(EXIT_CODES), codes);
+        let docs = include_str!("../../docs/drills.md");
+        let start = docs.find("## Exit codes").unwrap();
+        let end = start + docs[start..].find("## The plan").unwrap();
+        let listed: Vec<u32> = docs[start..end]
+            .lines()
+            .filter_map(|line| line.strip_prefix("| ")?.split_once(" |"))
+            .flat_map(|(cell, _)| numbers(cell))
+            .collect();
+        assert_eq!(listed, codes);
+    }
+
     /// Guards: the plan that the help shows is one.
     #[test]
     fn the_plan_in_the_help_is_valid() {

@@ -169,6 +169,11 @@ fn request(order: &StartOrder<'_>) -> Result<FailoverRequest, StartError> {
             "leave `point` out for the latest",
         ))
     })?;
+    // An image that was finished since the drill began would make the measured loss look small.
+    let point = match point {
+        PointSelector::Latest => PointSelector::NotLater(order.lost),
+        named => named,
+    };
     let cidr = |address: Address| Cidr {
         address: address.address,
         prefix: address.prefix,
@@ -305,5 +310,33 @@ impl RunningServer for Rehearsed {
         self.server
             .stop(None, true)
             .map_err(|failure| vec![failure.cause])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use relevo_wire::Timestamp;
+
+    /// Guards the measured loss: an image taken while the drill goes on is not its latest.
+    #[test]
+    fn the_latest_point_is_the_latest_at_the_moment_of_the_loss() {
+        let lost = Timestamp::from_millis(1_700_000_000_000);
+        let point_of = |point: &str| {
+            let text = format!(
+                "name = \"t\"\nserver = \"web\"\npoint = \"{point}\"\n[[check]]\nkind = \"http\"\n"
+            );
+            let plan = Plan::parse(&text, "plan", Path::new(".")).unwrap();
+            let order = StartOrder {
+                server: &plan.servers[0],
+                namespace: "n",
+                run_dir: Path::new("/run"),
+                lost,
+            };
+            request(&order).unwrap().point
+        };
+        assert_eq!(point_of("latest"), PointSelector::NotLater(lost));
+        assert_eq!(point_of("abcd12"), PointSelector::Id("abcd12".into()));
     }
 }

@@ -45,6 +45,7 @@ pub struct Entry {
 pub struct HeldDrill {
     /// What stands in the ledger.
     pub entry: Entry,
+    ledger: Ledger,
     dir: PathBuf,
     _lock: File,
 }
@@ -76,11 +77,7 @@ impl Ledger {
     }
 
     fn lock(&self) -> Result<File, Failure> {
-        let path = self.dir.join("lock");
-        let failed = |e| Failure::io(path.display(), &e);
-        let file = open_lock(&path).map_err(failed)?;
-        file.lock().map_err(failed)?;
-        Ok(file)
+        take_lock(&self.dir.join("lock"))
     }
 
     /// Enters a drill of `servers` servers.
@@ -98,8 +95,7 @@ impl Ledger {
             name: name.to_owned(),
             started: Timestamp::now(),
         };
-        let lock = open_lock(&dir.join("lock")).map_err(failed)?;
-        lock.lock().map_err(failed)?;
+        let lock = take_lock(&dir.join("lock"))?;
         let text = toml::to_string(&entry).map_err(|e| {
             Failure::error(
                 format!("the ledger cannot be written: {e}"),
@@ -110,6 +106,7 @@ impl Ledger {
         drop(guard);
         Ok(HeldDrill {
             entry,
+            ledger: self.clone(),
             dir,
             _lock: lock,
         })
@@ -164,8 +161,22 @@ impl HeldDrill {
 
     /// Removes whatever is still there of the drill, its directory included.
     pub fn remove(self) -> Removed {
-        leftovers::remove(&self.dir, &format!("relevo-drill-{}", self.entry.id))
+        let mut removed = leftovers::stop(&self.dir, &format!("relevo-drill-{}", self.entry.id));
+        // Whoever cleans meanwhile must not meet half a directory, whose lock is gone already.
+        let guard = self.ledger.lock();
+        if let Err(error) = &guard {
+            tracing::warn!(%error, "the drill's directory is removed without the ledger's lock");
+        }
+        leftovers::remove_dir(&self.dir, &mut removed);
+        removed
     }
+}
+
+fn take_lock(path: &Path) -> Result<File, Failure> {
+    let failed = |e| Failure::io(path.display(), &e);
+    let file = open_lock(path).map_err(failed)?;
+    file.lock().map_err(failed)?;
+    Ok(file)
 }
 
 fn open_lock(path: &Path) -> std::io::Result<File> {
@@ -211,6 +222,35 @@ mod tests {
             fs::read_dir(state.path().join("drills")).unwrap().count(),
             1
         );
+    }
+
+    /// Guards: a drill that ends while another begins, and cleans first, is in nobody's way.
+    #[test]
+    fn a_drill_may_end_while_others_are_cleaned_up() {
+        let state = tempfile::tempdir().unwrap();
+        let ledger = Ledger::open(state.path()).unwrap();
+        let ended = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let cleaner = scope.spawn(|| {
+                let mut cleaned = Vec::new();
+                while !ended.load(std::sync::atomic::Ordering::Relaxed) {
+                    cleaned.extend(ledger.clean().unwrap());
+                }
+                cleaned
+            });
+            let mut left = Vec::new();
+            for _ in 0..200 {
+                let held = ledger.enter("short", 1).unwrap();
+                let run = held.run_dir(0).unwrap();
+                for n in 0..50 {
+                    fs::write(run.join(n.to_string()), b"").unwrap();
+                }
+                left.extend(held.remove().left);
+            }
+            ended.store(true, std::sync::atomic::Ordering::Relaxed);
+            assert_eq!(left, Vec::<String>::new());
+            assert_eq!(cleaner.join().unwrap(), Vec::new(), "none of them was dead");
+        });
     }
 
     /// Guards: a drill that died between two writes is removed as well.

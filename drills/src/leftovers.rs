@@ -36,6 +36,13 @@ pub struct Removed {
 
 /// Kills the processes, deletes the namespaces whose names begin with `prefix`, removes `dir`.
 pub fn remove(dir: &Path, prefix: &str) -> Removed {
+    let mut out = stop(dir, prefix);
+    remove_dir(dir, &mut out);
+    out
+}
+
+/// The first half of [`remove`]: everything but the directory.
+pub fn stop(dir: &Path, prefix: &str) -> Removed {
     let mut out = Removed::default();
     let namespaces = namespaces(prefix);
     kill_all(dir, &namespaces, &mut out);
@@ -46,6 +53,11 @@ pub fn remove(dir: &Path, prefix: &str) -> Removed {
             Err(error) => out.left.push(format!("{name}: {error}")),
         }
     }
+    out
+}
+
+/// The second half of [`remove`].
+pub fn remove_dir(dir: &Path, out: &mut Removed) {
     match fs::remove_dir_all(dir) {
         Ok(()) => out.removed.push(format!("directory {}", dir.display())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -53,7 +65,6 @@ pub fn remove(dir: &Path, prefix: &str) -> Removed {
             .left
             .push(format!("directory {}: {error}", dir.display())),
     }
-    out
 }
 
 fn file_name(path: &Path) -> String {

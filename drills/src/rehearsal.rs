@@ -7,7 +7,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use relevo_wire::Timestamp;
-
 use serde::Serialize;
 
 use crate::failure::Failure;
@@ -39,6 +38,8 @@ pub struct StartOrder<'a> {
     pub namespace: &'a str,
     /// Where the server's overlay, console and sockets go; made for it alone.
     pub run_dir: &'a std::path::Path,
+    /// The moment at which the server is taken to be lost: what came later does not exist.
+    pub lost: Timestamp,
 }
 
 /// Why a server did not start.

@@ -15,7 +15,8 @@ const LONGEST_LINE: usize = 8 << 10;
 const TAIL_BYTES: u64 = 256 << 10;
 const READ_AT_ONCE: usize = 64 << 10;
 
-/// Follows a console file from its beginning. The file may not be there yet.
+/// Follows a console file from its beginning. The file may not be there yet, and one that has
+/// become shorter, since its older part was cut out, is read again.
 #[derive(Debug)]
 pub struct ConsoleReader {
     path: PathBuf,
@@ -38,6 +39,10 @@ impl ConsoleReader {
     /// reader, which starts anew.
     fn find(&mut self, matches: impl Fn(&str) -> bool) -> std::io::Result<Option<String>> {
         let mut file = File::open(&self.path)?;
+        if file.metadata()?.len() < self.offset {
+            self.offset = 0;
+            self.text = PlainText::default();
+        }
         file.seek(SeekFrom::Start(self.offset))?;
         let mut buffer = vec![0; READ_AT_ONCE];
         loop {
@@ -228,6 +233,19 @@ mod tests {
         std::fs::write(&path, "starting\r\ndemo login: ").unwrap();
         let seen = attempt(&mut reader, &pattern);
         assert_eq!(seen.evidence.console_line.as_deref(), Some("demo login: "));
+    }
+
+    /// Guards: a line is found though the virtual machine monitor cut out what was before it.
+    #[test]
+    fn a_console_that_became_shorter_is_read_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("console");
+        let pattern = Regex::new("ready").unwrap();
+        let mut reader = ConsoleReader::new(&path);
+        std::fs::write(&path, "noise\n".repeat(100)).unwrap();
+        assert!(!attempt(&mut reader, &pattern).holds);
+        std::fs::write(&path, "noise\nready\n").unwrap();
+        assert!(attempt(&mut reader, &pattern).holds);
     }
 
     #[test]

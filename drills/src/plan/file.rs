@@ -4,22 +4,18 @@ use std::fmt;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
-use regex::RegexBuilder;
 use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use super::duration::PlanDuration;
-use super::{
-    Address, Check, CheckKind, DEFAULT_CHECK_TIMEOUT, DEFAULT_TIME_LIMIT, Objectives, Plan,
-    ServerPlan,
-};
+use super::file_check::CheckTable;
+use super::{Address, DEFAULT_TIME_LIMIT, Objectives, Plan, ServerPlan};
 
 /// What is wrong, and what to do about it.
-type Refusal = (String, String);
+pub(super) type Refusal = (String, String);
 
-/// A compiled pattern may take so many bytes: room for any sensible one, not for a bomb.
-const PATTERN_LIMIT: usize = 1 << 20;
-const MAX_CPUS: u32 = 255;
+/// What the virtual machine monitor can give one machine.
+const MAX_CPUS: u32 = 254;
 const MIN_MEMORY_MIB: u32 = 64;
 const MAX_MEMORY_MIB: u32 = 16 << 20;
 const A_CHECK: &str = "[[check]] with kind = \"http\", port = 80, path = \"/\"";
@@ -71,23 +67,6 @@ struct ServerTable {
     address: Option<String>,
     #[serde(default)]
     check: Vec<CheckTable>,
-}
-
-/// One flat table for all kinds, so that a key of the wrong kind is named in the error.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct CheckTable {
-    kind: Option<String>,
-    name: Option<String>,
-    required: Option<bool>,
-    timeout: Option<PlanDuration>,
-    pattern: Option<String>,
-    port: Option<u16>,
-    expect: Option<String>,
-    path: Option<String>,
-    status: Option<u16>,
-    body_contains: Option<String>,
-    host: Option<String>,
 }
 
 /// `server = "NAME"` or several `[[server]]`.
@@ -185,7 +164,7 @@ pub(super) fn parse(text: &str, base: &Path) -> Result<Plan, Refusal> {
         let checks = checks
             .into_iter()
             .enumerate()
-            .map(|(i, check)| translate_check(check, &format!("{place}check[{i}]")))
+            .map(|(i, check)| check.translate(&format!("{place}check[{i}]")))
             .collect::<Result<Vec<_>, _>>()?;
         if checks.iter().all(|check| !check.required) {
             return Err((
@@ -246,7 +225,7 @@ pub(super) fn parse(text: &str, base: &Path) -> Result<Plan, Refusal> {
     })
 }
 
-fn required<T>(value: Option<T>, key: &str, example: &str) -> Result<T, Refusal> {
+pub(super) fn required<T>(value: Option<T>, key: &str, example: &str) -> Result<T, Refusal> {
     value.ok_or_else(|| (format!("`{key}` is missing"), format!("add {example}")))
 }
 
@@ -327,153 +306,4 @@ fn address(own: Option<&str>, shared: Option<&str>, key: &str) -> Result<Option<
                 .into(),
         )
     })
-}
-
-fn translate_check(check: CheckTable, place: &str) -> Result<Check, Refusal> {
-    let word = required(
-        check.kind.clone(),
-        &format!("{place}.kind"),
-        "kind = \"http\"",
-    )?;
-    let allowed: &[&str] = match word.as_str() {
-        "console" => &["pattern"],
-        "tcp" => &["port", "expect"],
-        "http" => &["port", "path", "status", "body_contains", "host"],
-        _ => {
-            return Err((
-                format!("`{place}.kind` is \"{word}\""),
-                "write \"console\", \"tcp\" or \"http\"".into(),
-            ));
-        }
-    };
-    refuse_foreign_keys(&check, &word, allowed, place)?;
-    let kind = match word.as_str() {
-        "console" => CheckKind::Console {
-            pattern: pattern(check.pattern, place)?,
-        },
-        "tcp" => CheckKind::Tcp {
-            port: port(
-                required(check.port, &format!("{place}.port"), "port = 22")?,
-                place,
-            )?,
-            expect: not_empty(check.expect, "expect", place)?,
-        },
-        _ => CheckKind::Http {
-            port: port(check.port.unwrap_or(80), place)?,
-            path: http_path(check.path.unwrap_or_else(|| "/".into()), place)?,
-            status: http_status(check.status.unwrap_or(200), place)?,
-            body_contains: not_empty(check.body_contains, "body_contains", place)?,
-            host: http_host(check.host, place)?,
-        },
-    };
-    Ok(Check {
-        name: check.name.unwrap_or_else(|| kind.expectation()),
-        required: check.required.unwrap_or(true),
-        timeout: check.timeout.map_or(DEFAULT_CHECK_TIMEOUT, |d| d.0),
-        kind,
-    })
-}
-
-fn refuse_foreign_keys(
-    check: &CheckTable,
-    kind: &str,
-    allowed: &[&str],
-    place: &str,
-) -> Result<(), Refusal> {
-    let given = [
-        ("pattern", check.pattern.is_some(), "console"),
-        ("port", check.port.is_some(), "tcp or http"),
-        ("expect", check.expect.is_some(), "tcp"),
-        ("path", check.path.is_some(), "http"),
-        ("status", check.status.is_some(), "http"),
-        ("body_contains", check.body_contains.is_some(), "http"),
-        ("host", check.host.is_some(), "http"),
-    ];
-    for (key, is_given, owner) in given {
-        if is_given && !allowed.contains(&key) {
-            return Err((
-                format!(
-                    "`{place}.{key}` belongs to a check of kind {owner}, and this one is {kind}"
-                ),
-                format!("remove `{key}` or change `kind`"),
-            ));
-        }
-    }
-    Ok(())
-}
-
-fn pattern(text: Option<String>, place: &str) -> Result<regex::Regex, Refusal> {
-    let key = format!("{place}.pattern");
-    let text = required(text, &key, "pattern = \"login:\"")?;
-    if text.is_empty() {
-        return Err((
-            format!("`{key}` is empty, which everything matches"),
-            "write what the console shows when the server is up, such as \"login:\"".into(),
-        ));
-    }
-    RegexBuilder::new(&text)
-        .size_limit(PATTERN_LIMIT)
-        .build()
-        .map_err(|e| {
-            (
-                format!("`{key}` is not a regular expression: {e}"),
-                "put a backslash before characters such as ( [ { * + ? . that are meant literally \
-                 (in TOML best between single quotes: '\\(ready\\)')"
-                    .into(),
-            )
-        })
-}
-
-fn port(port: u16, place: &str) -> Result<u16, Refusal> {
-    match port {
-        0 => Err((
-            format!("`{place}.port` is 0"),
-            "write a port from 1 to 65535".into(),
-        )),
-        _ => Ok(port),
-    }
-}
-
-fn not_empty(value: Option<String>, key: &str, place: &str) -> Result<Option<String>, Refusal> {
-    match value {
-        Some(text) if text.is_empty() => Err((
-            format!("`{place}.{key}` is empty, which everything contains"),
-            format!("write the expected text or remove `{key}`"),
-        )),
-        other => Ok(other),
-    }
-}
-
-fn http_path(path: String, place: &str) -> Result<String, Refusal> {
-    let printable = path.bytes().all(|b| b.is_ascii_graphic());
-    if path.starts_with('/') && printable && !path.contains('#') {
-        return Ok(path);
-    }
-    Err((
-        format!("`{place}.path` is \"{path}\""),
-        "write the path of the page, beginning with / and percent-encoded, such as \
-         \"/status?full=1\""
-            .into(),
-    ))
-}
-
-fn http_status(status: u16, place: &str) -> Result<u16, Refusal> {
-    match status {
-        200..=599 => Ok(status),
-        _ => Err((
-            format!("`{place}.status` is {status}"),
-            "write an HTTP status from 200 to 599".into(),
-        )),
-    }
-}
-
-fn http_host(host: Option<String>, place: &str) -> Result<Option<String>, Refusal> {
-    let fits = |b: u8| b.is_ascii_alphanumeric() || b".-:[]_".contains(&b);
-    match host {
-        Some(host) if host.is_empty() || !host.bytes().all(fits) => Err((
-            format!("`{place}.host` is \"{host}\""),
-            "write a host name such as \"shop.example\"".into(),
-        )),
-        other => Ok(other),
-    }
 }

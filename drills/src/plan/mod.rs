@@ -5,6 +5,7 @@
 
 mod duration;
 mod file;
+mod file_check;
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};

@@ -137,7 +137,9 @@ fn wrong_values_are_named_with_what_to_write() {
         "`name`",
         "letters",
     );
-    refused(&format!("{head}cpus = 0\n{CHECK}"), "`cpus`", "1 to 255");
+    refused(&format!("{head}cpus = 0\n{CHECK}"), "`cpus`", "1 to 254");
+    // One more than the virtual machine monitor can give.
+    refused(&format!("{head}cpus = 255\n{CHECK}"), "`cpus`", "1 to 254");
     refused(
         &format!("{head}memory_mib = 1\n{CHECK}"),
         "`memory_mib`",

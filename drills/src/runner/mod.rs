@@ -7,25 +7,25 @@
 //!   database is there before what needs it.
 //! * The report says what was measured; nothing is estimated.
 
-use std::time::{Duration, Instant};
+mod conclusion;
+mod running;
+mod server;
+
+use std::time::Instant;
 
 use relevo_wire::Timestamp;
 
-use crate::evidence::{self, Outcome, Target, Verdict as CheckVerdict};
+use self::running::Running;
+use self::server::not_run;
 use crate::failure::{Exit, Failure};
 use crate::interruption::{Interruption, Signal};
-use crate::ledger::{HeldDrill, Ledger};
-use crate::plan::{Check, Plan, ServerPlan, in_words};
+use crate::ledger::Ledger;
+use crate::plan::{Plan, ServerPlan, in_words};
 use crate::progress::Progress;
-use crate::rehearsal::{Rehearsal, RunningServer, ServerFacts, StartError, StartOrder};
+use crate::rehearsal::{Rehearsal, StartError, StartOrder};
 use crate::report::{
-    CheckReport, CheckStatus, FailedCheck, Host, MachineReport, ObjectivesReport, PointReport,
-    Report, SCHEMA, SCHEMA_VERSION, ServerReport, StartErrorReport, Step, Teardown, Verdict,
-    Versions, millis,
+    FailedCheck, Report, ServerReport, StartErrorReport, Teardown, Verdict, millis,
 };
-
-/// So many last console lines stand in the report of each server.
-const CONSOLE_TAIL: usize = 60;
 
 /// What a drill needs besides its plan.
 pub struct Means<'a, R> {
@@ -62,10 +62,7 @@ pub fn run<R: Rehearsal>(
         verdict: None,
     };
     // Filled by `rehearse`, emptied by its own end or, after a panic, by its `Drop`.
-    let mut running = Running::<R::Server> {
-        servers: Vec::new(),
-        held: Some(held),
-    };
+    let mut running = Running::<R::Server>::new(held);
     let refused = drill.rehearse(rehearsal, &mut running).err();
     let id = running.id();
     drill.progress.begin("tearing down");
@@ -95,49 +92,6 @@ pub fn exit_of(report: &Report, interruption: &Interruption) -> Exit {
         (Verdict::Failed, _) => Exit::Failed,
         (Verdict::Interrupted, Some(Signal::Interrupt)) => Exit::Interrupted,
         (Verdict::Interrupted, _) => Exit::Terminated,
-    }
-}
-
-/// The servers that run, and the drill's place in the ledger.
-struct Running<S: RunningServer> {
-    servers: Vec<S>,
-    held: Option<HeldDrill>,
-}
-
-impl<S: RunningServer> Running<S> {
-    fn id(&self) -> String {
-        self.held
-            .as_ref()
-            .map(|held| held.entry.id.clone())
-            .unwrap_or_default()
-    }
-
-    /// Stops all, last started first, and removes everything. Says what is left.
-    fn tear_down(&mut self) -> Vec<String> {
-        while let Some(mut server) = self.servers.pop() {
-            if let Err(problems) = server.stop() {
-                // What it could not stop is removed by force below.
-                for problem in problems {
-                    tracing::warn!(problem, "a server did not stop in order");
-                }
-            }
-        }
-        let Some(held) = self.held.take() else {
-            return Vec::new();
-        };
-        let removed = held.remove();
-        for what in &removed.removed {
-            tracing::debug!(what, "removed");
-        }
-        removed.left
-    }
-}
-
-impl<S: RunningServer> Drop for Running<S> {
-    fn drop(&mut self) {
-        for left in self.tear_down() {
-            tracing::error!(left, "left behind");
-        }
     }
 }
 
@@ -199,6 +153,7 @@ impl Drill<'_> {
                 server,
                 namespace: &namespace,
                 run_dir: &run_dir,
+                lost: self.started,
             };
             let start = Instant::now();
             let what = format!("starting {}", server.server);
@@ -260,291 +215,9 @@ impl Drill<'_> {
             ..ServerReport::default()
         });
     }
-
-    /// Waits for the evidence of one server.
-    fn check(&mut self, plan: &ServerPlan, machine: &mut impl RunningServer, start: Instant) {
-        let facts = machine.facts().clone();
-        let machine_started = Instant::now();
-        let target = Target {
-            namespace: facts.namespace.clone(),
-            addresses: facts.addresses.clone(),
-            console: facts.console.clone(),
-        };
-        let mut checks = Vec::new();
-        let mut first_sign = None;
-        let mut recovered = None;
-        let mut held_all = true;
-        for check in &plan.checks {
-            if self.verdict.is_some() {
-                checks.push(not_run(check));
-                continue;
-            }
-            let (report, outcome) = self.one_check(plan, check, &target, machine);
-            first_sign = first_sign.or(outcome.first_sign);
-            if outcome.verdict == CheckVerdict::Held {
-                // A check that holds shows that the machine is up, whatever it looked at.
-                first_sign = first_sign.or(Some(outcome.ended));
-                if check.required {
-                    recovered = Some(outcome.ended);
-                }
-            } else if check.required {
-                held_all = false;
-            }
-            checks.push(report);
-        }
-        let recovered = recovered.filter(|_| held_all);
-        let (mut steps, boot) = self.start_steps(&facts, start, machine_started);
-        let up = first_sign.unwrap_or_else(Instant::now);
-        steps.push(self.step("boot", boot, up));
-        if first_sign.is_some() {
-            steps.push(self.step("service", up, recovered.unwrap_or_else(Instant::now)));
-        }
-        self.servers.push(ServerReport {
-            server: plan.server.clone(),
-            id: filled(&facts.id),
-            name: filled(&facts.name),
-            os: facts.os.clone(),
-            point: Some(PointReport {
-                id: facts.point.clone(),
-                taken: facts.taken,
-                age_ms: facts.taken.map(|taken| millis(self.started.since(taken))),
-            }),
-            machine: Some(MachineReport {
-                kernel: facts.kernel.clone(),
-                command_line: facts.command_line.clone(),
-                memory_mib: facts.memory_mib,
-                cpus: facts.cpus,
-            }),
-            addresses: facts.addresses.iter().map(ToString::to_string).collect(),
-            findings: facts.findings.clone(),
-            start_error: None,
-            steps,
-            checks,
-            recovered_ms: recovered.map(|moment| self.at(moment)),
-            console_tail: evidence::tail(&facts.console, CONSOLE_TAIL),
-        });
-    }
-
-    fn one_check(
-        &mut self,
-        plan: &ServerPlan,
-        check: &Check,
-        target: &Target,
-        machine: &mut impl RunningServer,
-    ) -> (CheckReport, Outcome) {
-        let what = format!("{}: {}", plan.server, check.name);
-        self.progress.begin(&format!("waiting for {what}"));
-        let begins = Instant::now();
-        let deadline = (begins + check.timeout).min(self.deadline());
-        let progress = &mut *self.progress;
-        let outcome = evidence::wait_for(
-            check,
-            target,
-            deadline,
-            self.interruption,
-            &mut || machine.ended(),
-            &mut |seen| progress.news(&seen.summary),
-        );
-        let took = outcome.ended.saturating_duration_since(begins);
-        let reason = match &outcome.verdict {
-            CheckVerdict::Held => None,
-            CheckVerdict::TimedOut if took < check.timeout => Some(format!(
-                "did not hold before the drill's time limit of {} was over",
-                in_words(self.plan.time_limit)
-            )),
-            CheckVerdict::TimedOut => {
-                Some(format!("did not hold within {}", in_words(check.timeout)))
-            }
-            CheckVerdict::MachineEnded(reason) => Some(format!(
-                "the virtual machine ended before it held: {reason}"
-            )),
-            CheckVerdict::Interrupted => Some("the drill was interrupted".into()),
-        };
-        let report = CheckReport {
-            name: check.name.clone(),
-            kind: check.kind.word(),
-            expectation: check.kind.expectation(),
-            required: check.required,
-            status: match outcome.verdict {
-                CheckVerdict::Held => CheckStatus::Held,
-                CheckVerdict::Interrupted => CheckStatus::NotRun,
-                _ => CheckStatus::Failed,
-            },
-            reason: reason.clone(),
-            started_ms: Some(self.at(begins)),
-            duration_ms: Some(millis(took)),
-            timeout_ms: millis(check.timeout),
-            attempts: outcome.attempts,
-            evidence: Some(outcome.evidence.clone()),
-        };
-        match reason {
-            None => self
-                .progress
-                .end(true, &format!("{what} holds: {}", outcome.evidence.summary)),
-            Some(_) if outcome.verdict == CheckVerdict::Interrupted => self.interrupted(),
-            Some(reason) => {
-                let seen = &outcome.evidence.summary;
-                self.progress
-                    .end(false, &format!("{what} {reason}: {seen}"));
-                if check.required {
-                    self.fall_short(Shortfall {
-                        interrupted: false,
-                        reason: format!(
-                            "the check \"{}\" of {} failed: {reason}; last seen: {seen}",
-                            check.name, plan.server
-                        ),
-                        remedy: "look at the check's evidence and at the end of the console; if \
-                                 the server only needed longer, raise the check's `timeout`"
-                            .into(),
-                        check: Some(FailedCheck {
-                            server: plan.server.clone(),
-                            check: check.name.clone(),
-                            reason,
-                            evidence: outcome.evidence.clone(),
-                        }),
-                    });
-                }
-            }
-        }
-        (report, outcome)
-    }
-
-    fn step(&self, name: &str, from: Instant, to: Instant) -> Step {
-        Step {
-            name: name.into(),
-            started_ms: self.at(from),
-            duration_ms: millis(to.saturating_duration_since(from)),
-        }
-    }
-
-    /// The steps that recovery has timed itself, one after another from the server's start, and
-    /// the moment at which they ended and the virtual machine was started.
-    fn start_steps(
-        &self,
-        facts: &ServerFacts,
-        start: Instant,
-        running: Instant,
-    ) -> (Vec<Step>, Instant) {
-        let mut at = start;
-        let mut steps = Vec::new();
-        for (name, took) in &facts.steps {
-            let end = (at + *took).min(running);
-            steps.push(self.step(name, at, end));
-            at = end;
-        }
-        (steps, at)
-    }
-
-    fn report(mut self, id: String, plan_file: &str, teardown: Teardown) -> Report {
-        let rpo_ms = self
-            .servers
-            .iter()
-            .filter_map(|s| s.point.as_ref())
-            .filter_map(|point| point.age_ms)
-            .max();
-        let rto_ms = match self.verdict {
-            None => self.servers.iter().filter_map(|s| s.recovered_ms).max(),
-            Some(_) => None,
-        };
-        let mut objectives = ObjectivesReport::new(&self.plan.objectives, rpo_ms, rto_ms);
-        if self.verdict.as_ref().is_some_and(|s| s.interrupted) {
-            // What there was no time to measure was not missed.
-            for objective in [&mut objectives.rpo, &mut objectives.rto] {
-                objective.met = objective.met.filter(|_| objective.measured_ms.is_some());
-            }
-        }
-        if objectives.required && self.verdict.is_none() {
-            for (name, objective, remedy) in [
-                (
-                    "RPO",
-                    &objectives.rpo,
-                    "take images of the server more often",
-                ),
-                (
-                    "RTO",
-                    &objectives.rto,
-                    "see in the report where the time went",
-                ),
-            ] {
-                if objective.met == Some(false) {
-                    let words = |ms: Option<u64>| {
-                        ms.map_or("unknown".into(), |ms| in_words(Duration::from_millis(ms)))
-                    };
-                    self.fall_short(Shortfall {
-                        interrupted: false,
-                        reason: format!(
-                            "the {name} is {}, and the plan requires {}",
-                            words(objective.measured_ms),
-                            words(objective.objective_ms)
-                        ),
-                        remedy: format!("{remedy}, or change `objectives`"),
-                        check: None,
-                    });
-                }
-            }
-        }
-        if !teardown.clean {
-            self.fall_short(Shortfall {
-                interrupted: false,
-                reason: "the drill could not be torn down completely".into(),
-                remedy: "see what was left behind, then run `relevo-drills clean`".into(),
-                check: None,
-            });
-        }
-        let finished = Timestamp::now();
-        let verdict = match &self.verdict {
-            None => Verdict::Passed,
-            Some(shortfall) if shortfall.interrupted => Verdict::Interrupted,
-            Some(_) => Verdict::Failed,
-        };
-        let (reason, remedy, failed_check) = match self.verdict {
-            None => (None, None, None),
-            Some(s) => (Some(s.reason), Some(s.remedy), s.check),
-        };
-        Report {
-            schema: SCHEMA,
-            schema_version: SCHEMA_VERSION,
-            id,
-            name: self.plan.name.clone(),
-            description: self.plan.description.clone(),
-            plan_file: plan_file.to_owned(),
-            verdict,
-            reason,
-            remedy,
-            failed_check,
-            started: self.started,
-            finished,
-            duration_ms: millis(self.began.elapsed()),
-            rpo_ms,
-            rto_ms,
-            objectives,
-            servers: self.servers,
-            teardown,
-            host: Host::look(),
-            versions: Versions::default(),
-        }
-    }
 }
 
-fn not_run(check: &Check) -> CheckReport {
-    CheckReport {
-        name: check.name.clone(),
-        kind: check.kind.word(),
-        expectation: check.kind.expectation(),
-        required: check.required,
-        status: CheckStatus::NotRun,
-        reason: None,
-        started_ms: None,
-        duration_ms: None,
-        timeout_ms: millis(check.timeout),
-        attempts: 0,
-        evidence: None,
-    }
-}
-
-fn filled(text: &str) -> Option<String> {
-    (!text.is_empty()).then(|| text.to_owned())
-}
-
+#[cfg(test)]
+mod lab;
 #[cfg(test)]
 mod tests;
