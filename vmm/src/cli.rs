@@ -113,7 +113,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "NET")]
     pub net: Vec<NetOption>,
 
-    /// Where the serial console goes: file=PATH (appended), socket=PATH or stdio
+    /// Where the serial console goes: file=PATH (appended; the last 32 to 64 MiB), socket=PATH or stdio
     ///
     /// May be given several times. Input comes from the socket's clients and from stdio,
     /// where Ctrl-] stops the machine.
