@@ -26,13 +26,13 @@ pub struct UploadLimits {
     pub ask_ids: usize,
     /// Sealed bytes in one put.
     pub put_bytes: usize,
-    /// Questions and puts under way.
+    /// Puts under way, and besides them as many questions.
     pub in_flight: usize,
 }
 
 impl Default for UploadLimits {
-    /// 64 MiB held, questions of 512, puts of 4 MiB, 8 under way: a line of 1 Gbit/s and
-    /// 150 ms (19 MB in flight) stays full.
+    /// 64 MiB held, questions of 512, puts of 4 MiB, 8 of each under way: a line of 1 Gbit/s
+    /// and 150 ms (19 MB in flight) stays full.
     fn default() -> Self {
         Self {
             held_bytes: 64 << 20,
@@ -138,17 +138,22 @@ impl Upload {
 
     /// What to send next, if anything.
     pub fn poll_transmit(&mut self) -> Option<Transmit> {
-        if self.in_flight.len() >= self.limits.in_flight {
-            return None;
-        }
         // With no more room no further offer can fill a batch: waiting would be for ever.
         let rushed = self.flushing || !self.has_room();
-        if let Some(batch) = self.put_batch(rushed) {
+        // Counted apart: else small questions would take the places of large puts, and a long
+        // line run dry; or puts those of the questions that find what comes after them.
+        let asks = self.asks();
+        let puts = self.in_flight.len() - asks;
+        if puts < self.limits.in_flight
+            && let Some(batch) = self.put_batch(rushed)
+        {
             let id = self.track(InFlight::Put(batch.clone()));
             return Some(Transmit::Put(id, batch));
         }
         let full = self.limits.ask_ids.clamp(1, MAX_IDS);
-        if self.to_ask.len() >= full || (rushed && !self.to_ask.is_empty()) {
+        if asks < self.limits.in_flight
+            && (self.to_ask.len() >= full || (rushed && !self.to_ask.is_empty()))
+        {
             let batch: Vec<_> = self.to_ask.drain(..full.min(self.to_ask.len())).collect();
             let ids = batch.iter().map(SealedChunk::id).collect();
             return Some(Transmit::Ask(self.track(InFlight::Ask(batch)), ids));
@@ -167,12 +172,13 @@ impl Upload {
         }
         let full = bytes >= self.limits.put_bytes || count == MAX_PUT;
         // Chunks still to be asked for or answered may yet fill the batch.
-        let asking = !self.to_ask.is_empty()
-            || self
-                .in_flight
-                .values()
-                .any(|batch| matches!(batch, InFlight::Ask(_)));
+        let asking = !self.to_ask.is_empty() || self.asks() > 0;
         (count > 0 && (full || (rushed && !asking))).then(|| self.to_put.drain(..count).collect())
+    }
+
+    fn asks(&self) -> usize {
+        let ask = |batch: &&InFlight| matches!(batch, InFlight::Ask(_));
+        self.in_flight.values().filter(ask).count()
     }
 
     fn track(&mut self, batch: InFlight) -> BatchId {
