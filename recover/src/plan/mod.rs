@@ -290,7 +290,12 @@ pub fn plan(input: &PlanInput) -> Result<BootPlan, PlanError> {
         links: system::device_links(&volumes, &system, &line.root_as_written, &mut findings),
         ..Instructions::default()
     };
-    network::give_static_addresses(&input.static_addresses, &mut instructions, &mut findings)?;
+    network::give_static_addresses(
+        &input.static_addresses,
+        &system,
+        &mut instructions,
+        &mut findings,
+    )?;
 
     let (kernel, modules) = match chosen {
         Chosen::Site { path } => (KernelSource::Site { path }, Vec::new()),

@@ -141,6 +141,7 @@ fn debian_on_gpt() {
             name: "enp3s0".into(),
             mac: "52:54:00:AA:BB:01".into(),
             addresses: vec!["192.0.2.5/24".into()],
+            ..RecordedNic::default()
         }],
         memory: 8 << 30,
         cpus: 4,
