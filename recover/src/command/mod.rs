@@ -70,6 +70,6 @@ fn dispatch(cli: Cli, start: running::Start) -> Result<(), Failure> {
             );
             Ok(())
         }
-        Command::Man => words::manual(Cli::command()),
+        Command::Man => words::manual(Cli::command()).and_then(|page| words::print(&page)),
     }
 }

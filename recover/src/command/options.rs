@@ -293,6 +293,16 @@ mod tests {
         Cli::command().debug_assert();
     }
 
+    /// Guards that the manual tells of every option that can be given.
+    #[test]
+    fn the_manual_has_every_command_with_its_options() {
+        let page = crate::command::words::manual(Cli::command()).unwrap();
+        assert!(page.contains("COMMAND FAILOVER"), "{page}");
+        assert!(page.contains("wait\\-http"), "{page}");
+        let hidden = page.to_lowercase().contains("serve\\-disk");
+        assert!(!hidden, "hidden commands are for this program only");
+    }
+
     #[test]
     fn durations() {
         assert_eq!(duration("90s"), Ok(Duration::from_secs(90)));

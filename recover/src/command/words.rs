@@ -83,13 +83,31 @@ pub fn table(rows: &[Vec<String>]) -> String {
     text
 }
 
-/// The manual page.
-pub fn manual(command: clap::Command) -> Result<(), Failure> {
+/// The manual page: one for all commands, each with its options.
+pub fn manual(command: clap::Command) -> Result<String, Failure> {
+    let failed =
+        |e: std::io::Error| Failure::new(format!("manual page: {e}"), "report it as a defect");
+    let mut command = command;
+    // Fills in the full names of the commands.
+    command.build();
     let mut page = Vec::new();
-    clap_mangen::Man::new(command)
+    clap_mangen::Man::new(command.clone())
         .render(&mut page)
-        .map_err(|e| Failure::new(format!("manual page: {e}"), "report it as a defect"))?;
-    print(&String::from_utf8_lossy(&page))
+        .map_err(failed)?;
+    let shown = |sub: &&clap::Command| sub.get_name() != "help" && !sub.is_hide_set();
+    for sub in command.get_subcommands().filter(shown) {
+        let man = clap_mangen::Man::new(sub.clone());
+        let mut section = Vec::new();
+        man.render_synopsis_section(&mut section)
+            .and_then(|()| man.render_description_section(&mut section))
+            .and_then(|()| man.render_options_section(&mut section))
+            .map_err(failed)?;
+        let title = sub.get_name().to_uppercase();
+        page.extend_from_slice(format!(".SH \"COMMAND {title}\"\n").as_bytes());
+        let section = String::from_utf8_lossy(&section).replace(".SH ", ".SS ");
+        page.extend_from_slice(section.as_bytes());
+    }
+    Ok(String::from_utf8_lossy(&page).into_owned())
 }
 
 #[cfg(test)]
