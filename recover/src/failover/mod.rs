@@ -8,7 +8,7 @@
 //!
 //! * [`preparation`]: what the host can do, plan and boot files.
 //! * [`cables`]: the server's network. [`check`]: evidence that it works.
-//! * [`start`]: makes it all. [`running`]: what was made.
+//! * [`start`]: makes it all, with its [`daemons`]. [`running`]: what was made.
 //! * [`record`], [`process`]: how it is found again. [`teardown`]: how it ends.
 //! * [`runs`]: what `status` and `stop` do.
 //!
@@ -18,6 +18,7 @@
 pub mod cables;
 pub mod check;
 pub mod control;
+mod daemons;
 pub mod preparation;
 pub mod process;
 pub mod record;
