@@ -271,5 +271,8 @@ mod tests {
         drop(run.lock().unwrap());
         let mode = fs::metadata(run.path()).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o700);
+        let above = run.path().parent().unwrap();
+        let mode = fs::metadata(above).unwrap().permissions().mode();
+        assert_ne!(mode & 0o777, 0o700, "it may hold what is others' as well");
     }
 }

@@ -35,8 +35,12 @@ pub fn absolute(path: &Path) -> PathBuf {
         .unwrap_or_else(|_| path.to_path_buf())
 }
 
-/// Makes a directory that only its owner enters; one that exists stays as it is.
+/// Makes a directory that only its owner enters; one that exists stays as it is. What is above it
+/// may be others' as well and is made as usual.
 pub fn make_private(dir: &Path) -> std::io::Result<()> {
+    if let Some(above) = dir.parent() {
+        std::fs::create_dir_all(above)?;
+    }
     std::fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
