@@ -197,6 +197,33 @@ impl Directory {
         }
     }
 
+    /// Keeps the catalogue's file where it is while this lives: taken together by all commands
+    /// that open it beside a vault that may serve, alone by the one that replaces it.
+    pub fn hold_catalogue(&self, alone: bool) -> Result<Lock, VaultError> {
+        let file = File::open(&self.path).map_err(|e| VaultError::io(&self.path, e))?;
+        let operation = match alone {
+            true => FlockOperation::NonBlockingLockExclusive,
+            false => FlockOperation::NonBlockingLockShared,
+        };
+        for attempt in 0.. {
+            match flock(&file, operation) {
+                Ok(()) => break,
+                Err(rustix::io::Errno::WOULDBLOCK) if attempt < 20 => {
+                    std::thread::sleep(std::time::Duration::from_millis(100));
+                }
+                Err(rustix::io::Errno::WOULDBLOCK) => {
+                    return Err(VaultError::Directory {
+                        path: self.path.clone(),
+                        reason: "another relevo-vault command uses the catalogue".into(),
+                        remedy: "wait until it is done ('verify' takes a while), then try again",
+                    });
+                }
+                Err(e) => return Err(VaultError::io(&self.path, e.into())),
+            }
+        }
+        Ok(Lock { _file: file })
+    }
+
     /// Takes the lock, or says who has it. Waits two seconds, since commands such as `token`
     /// hold it for a moment when no vault serves.
     pub fn lock(&self) -> Result<Lock, VaultError> {
@@ -275,5 +302,18 @@ mod tests {
         assert!(directory.try_lock().unwrap().is_none());
         drop(lock);
         assert!(directory.try_lock().unwrap().is_some());
+    }
+
+    /// Guards the catalogue's log against being left beside another catalogue.
+    #[test]
+    fn a_catalogue_in_use_is_not_replaced() {
+        let parent = tempfile::tempdir().unwrap();
+        let directory = Directory::create(&parent.path().join("v"), "a").unwrap();
+        let reading = crate::rebuild::open_beside(&directory).unwrap();
+        crate::images::list(&directory).unwrap();
+        let error = crate::rebuild::rebuild(&directory).err().unwrap();
+        assert!(error.to_string().contains("uses the catalogue"), "{error}");
+        drop(reading);
+        crate::rebuild::rebuild(&directory).unwrap();
     }
 }

@@ -10,8 +10,8 @@ use crate::error::VaultError;
 
 /// All recovery points of a vault, by server and time. Works beside a vault that serves.
 pub fn list(directory: &Directory) -> Result<Vec<Image>, VaultError> {
-    let (catalogue, _) = crate::rebuild::open_beside(directory)?;
-    Ok(catalogue.images()?)
+    let beside = crate::rebuild::open_beside(directory)?;
+    Ok(beside.catalogue.images()?)
 }
 
 /// As a table for people.

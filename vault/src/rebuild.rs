@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::catalogue::Catalogue;
-use crate::directory::{Directory, sync_directory};
+use crate::directory::{Directory, Lock, sync_directory};
 use crate::error::VaultError;
 use crate::ledger::{Finding, Ledger};
 use crate::store::Store;
@@ -58,6 +58,8 @@ pub fn rebuild(directory: &Directory) -> Result<Rebuilt, VaultError> {
     };
     ledger.catalogue().checkpoint();
     drop(ledger);
+    // Who has the old one open would leave his log beside the new one.
+    let _alone = directory.hold_catalogue(true)?;
     let opened = fs::File::open(&new).and_then(|file| file.sync_all());
     opened.map_err(|e| VaultError::io(&new, e))?;
     remove(&old)?;
@@ -88,18 +90,27 @@ pub fn open_store(directory: &Directory) -> Result<Store<DiskVolume>, VaultError
     Ok(store)
 }
 
+/// A catalogue that is not replaced meanwhile.
+pub struct Beside {
+    /// The catalogue; closed before it may be replaced.
+    pub catalogue: Catalogue,
+    _held: Lock,
+}
+
 /// The catalogue for a command that may run beside a vault that serves. When none does, the
-/// catalogue is first brought up to the packs; what that found is returned.
-pub fn open_beside(directory: &Directory) -> Result<(Catalogue, Vec<Finding>), VaultError> {
-    let mut findings = Vec::new();
+/// catalogue is first brought up to the packs; what that found goes to the log.
+pub fn open_beside(directory: &Directory) -> Result<Beside, VaultError> {
+    let held = directory.hold_catalogue(false)?;
     if let Some(_lock) = directory.try_lock()? {
         let (catalogue, fresh) = Catalogue::open(&directory.catalogue())?;
         let volume = Arc::new(directory.volume());
         let vault = directory.file().vault;
-        findings = Ledger::open(volume, vault, catalogue, fresh)?.1;
-        report(&findings);
+        report(&Ledger::open(volume, vault, catalogue, fresh)?.1);
     }
-    Ok((Catalogue::open(&directory.catalogue())?.0, findings))
+    Ok(Beside {
+        catalogue: Catalogue::open(&directory.catalogue())?.0,
+        _held: held,
+    })
 }
 
 /// Says in the log what the packs held that is not as it was written.

@@ -42,6 +42,8 @@ pub struct Scan {
     pub gaps: Vec<Gap>,
     /// Where the last intact entry ends: what lies behind is a torn tail.
     pub end: u64,
+    /// Some of the bytes could not be read from the disk.
+    pub salvaged: bool,
 }
 
 /// Scans `bytes`, whose first byte is at `base` of a pack with this salt. An entry, or the

@@ -21,6 +21,8 @@ use crate::volume::{PackId, Volume, read_exact};
 const QUEUE: usize = 64;
 /// Records of one round of the writer hold at most about this many bytes.
 const ROUND_BYTES: usize = 64 * 1024 * 1024;
+/// Readers of the catalogue that are kept for the next; each has a cache.
+const READERS: usize = 16;
 /// Longest single read of packs.
 const READ_BYTES: u64 = 1024 * 1024;
 /// Bytes between two chunks that it is cheaper to read than to skip.
@@ -30,7 +32,7 @@ enum Job {
     Append {
         tenant: TenantId,
         records: Vec<Record>,
-        reply: oneshot::Sender<Result<Appended, StoreError>>,
+        reply: Reply,
     },
     MarkComplete {
         tenant: TenantId,
@@ -38,6 +40,21 @@ enum Job {
         ids: Vec<ChunkId>,
     },
 }
+
+impl Job {
+    /// With what its answer comes by.
+    fn append(tenant: TenantId, records: Vec<Record>) -> (Self, oneshot::Receiver<Answer>) {
+        let (reply, answer) = oneshot::channel();
+        let job = Self::Append {
+            tenant,
+            records,
+            reply,
+        };
+        (job, answer)
+    }
+}
+
+type Answer = Result<Appended, StoreError>;
 
 /// A vault's packs and catalogue.
 pub struct Store<V> {
@@ -90,12 +107,7 @@ impl<V: Volume> Store<V> {
         tenant: TenantId,
         records: Vec<Record>,
     ) -> Result<Appended, StoreError> {
-        let (reply, answer) = oneshot::channel();
-        let job = Job::Append {
-            tenant,
-            records,
-            reply,
-        };
+        let (job, answer) = Job::append(tenant, records);
         self.jobs()?
             .send(job)
             .await
@@ -109,12 +121,7 @@ impl<V: Volume> Store<V> {
         tenant: TenantId,
         records: Vec<Record>,
     ) -> Result<Appended, StoreError> {
-        let (reply, answer) = oneshot::channel();
-        let job = Job::Append {
-            tenant,
-            records,
-            reply,
-        };
+        let (job, answer) = Job::append(tenant, records);
         self.jobs()?
             .blocking_send(job)
             .map_err(|_| StoreError::Stopped)?;
@@ -140,7 +147,10 @@ impl<V: Volume> Store<V> {
             None => Catalogue::open(&self.catalogue)?.0,
         };
         let done = work(&catalogue);
-        self.lock_readers().push(catalogue);
+        let mut readers = self.lock_readers();
+        if readers.len() < READERS {
+            readers.push(catalogue);
+        }
         done
     }
 
@@ -324,7 +334,7 @@ fn write<V: Volume>(mut ledger: Ledger<V>, mut queue: mpsc::Receiver<Job>) {
     ledger.catalogue().checkpoint();
 }
 
-type Reply = oneshot::Sender<Result<Appended, StoreError>>;
+type Reply = oneshot::Sender<Answer>;
 /// What sessions of one tenant brought, and whom to answer.
 type Batch = Vec<(Vec<Record>, Reply)>;
 

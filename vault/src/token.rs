@@ -35,7 +35,8 @@ pub fn make(
     tenant: Option<TenantId>,
 ) -> Result<NewToken, VaultError> {
     let authority = directory.authority()?;
-    let (catalogue, _) = crate::rebuild::open_beside(directory)?;
+    let beside = crate::rebuild::open_beside(directory)?;
+    let catalogue = &beside.catalogue;
     let tenants = catalogue.tenants()?;
     if tenant.is_none() && tenants.len() > 1 {
         return Err(VaultError::Usage {
@@ -49,7 +50,7 @@ pub fn make(
         tenant: tenant.or(tenants.first().copied()),
         expires: Timestamp::now().plus(valid),
     };
-    add(&catalogue, &token, &row)?;
+    add(catalogue, &token, &row)?;
     Ok(NewToken {
         token: token.to_string(),
         role,

@@ -49,6 +49,8 @@ pub struct Report {
 /// A damaged place in a pack, or a place where pack and catalogue differ.
 #[derive(Clone, Debug, Serialize)]
 pub struct Damage {
+    #[serde(skip)]
+    place: PackId,
     /// The pack, below `packs/`.
     pub pack: String,
     /// Where the damage begins.
@@ -85,11 +87,12 @@ type Lost = BTreeMap<TenantId, HashSet<ChunkId>>;
 
 /// Verifies a vault. `progress`: show bars on standard error.
 pub fn verify(directory: &Directory, progress: bool) -> Result<Report, VaultError> {
-    let (catalogue, _) = crate::rebuild::open_beside(directory)?;
+    let beside = crate::rebuild::open_beside(directory)?;
+    let catalogue = &beside.catalogue;
     let mut report = Report::default();
-    let lost = packs::check(directory, &catalogue, &mut report, progress)?;
-    check_points(directory, &catalogue, &lost, &mut report, progress)?;
-    forget(&catalogue, &report)?;
+    let lost = packs::check(directory, catalogue, &mut report, progress)?;
+    check_points(directory, catalogue, &lost, &mut report, progress)?;
+    forget(catalogue, &report)?;
     report.intact = report.damage.is_empty() && report.hit.is_empty();
     Ok(report)
 }
@@ -152,21 +155,15 @@ fn hit(image: &Image, faults: &[Fault]) -> Hit {
 /// Makes agents send again what is damaged. Whole packs that are missing are not given up here:
 /// they may come back, and `rebuild` is the word for going on without them.
 fn forget(catalogue: &Catalogue, report: &Report) -> Result<(), VaultError> {
-    let mut by_tenant = BTreeMap::<TenantId, Vec<ChunkId>>::new();
-    for damage in report
-        .damage
-        .iter()
-        .filter(|d| d.remedy == packs::BACK_UP_AGAIN)
-    {
-        let tenant = damage.pack.split('/').next().and_then(|t| t.parse().ok());
-        if let Some(tenant) = tenant {
-            by_tenant.entry(tenant).or_default().extend(&damage.chunks);
+    catalogue.transaction(|catalogue| {
+        for damage in &report.damage {
+            if damage.remedy == packs::BACK_UP_AGAIN {
+                let offsets = damage.offset..damage.offset + damage.length;
+                catalogue.forget_chunks(damage.place, offsets, &damage.chunks)?;
+            }
         }
-    }
-    for (tenant, chunks) in by_tenant.into_iter().filter(|(_, c)| !c.is_empty()) {
-        catalogue.transaction(|c| c.forget_chunks(tenant, &chunks))?;
-    }
-    Ok(())
+        Ok(())
+    })
 }
 
 /// The packs as a walk of `verify` sees them: nothing that was found lost is there.
@@ -254,8 +251,4 @@ pub fn text(report: &Report) -> String {
         text.push_str("everything is intact\n");
     }
     text
-}
-
-fn pack_name(pack: PackId) -> String {
-    pack.to_string()
 }

@@ -225,3 +225,41 @@ async fn one_peer_takes_only_so_many_places() {
     places.pop().unwrap().close().await;
     while VaultConnection::connect(&greedy).await.is_err() {}
 }
+
+/// Guards the recovery site's list, and the vault's memory, against manifests made long.
+#[tokio::test]
+async fn long_manifests_leave_the_list_of_points_readable() {
+    let (_keep, dir) = new_vault();
+    let keys = OpeningKeys::generate().unwrap();
+    let serving = Serving::start(&dir);
+    let agent = enroll(&dir, &serving.address, "agent", &keys).await;
+    let site = enroll(&dir, &serving.address, "recovery", &keys).await;
+    let vault = VaultConnection::connect(&agent).await.unwrap();
+    let server = server_of(&agent);
+    let mut last = None;
+    for (seed, parts) in (0..24).map(|seed| (seed, 6000)).chain([(24, 8000)]) {
+        let mut image = image(&keys, server, 1, 1);
+        image.manifest = manifest_with_parts(&keys, &image, parts, seed);
+        image.public = image.manifest.public().unwrap();
+        let upload = support::session(&vault).await;
+        vault.put(upload, &image.chunks).await.unwrap();
+        let committed = commit(&vault, upload, &image).await;
+        match parts {
+            6000 => last = Some(committed.map(|_| image.public.point).unwrap()),
+            _ => assert!(
+                committed
+                    .unwrap_err()
+                    .to_string()
+                    .contains("over the limit")
+            ),
+        }
+    }
+    let reader = VaultConnection::connect(&site).await.unwrap();
+    match reader.request(&Request::ListPoints { server }).await {
+        Ok(Response::Points(points)) => {
+            assert!((10..24).contains(&points.len()), "{}", points.len());
+            assert_eq!(Some(points[0].manifest.point), last);
+        }
+        other => panic!("{other:?}"),
+    }
+}

@@ -55,17 +55,30 @@ impl Catalogue {
     }
 
     /// Forgets damaged chunks, so that agents send them again, and begins a new epoch.
-    pub fn forget_chunks(&self, tenant: TenantId, ids: &[ChunkId]) -> Result<(), StoreError> {
-        let Some(tenant) = self.tenant(tenant)? else {
+    /// Those that were stored again elsewhere stay; with none to forget so does the epoch.
+    pub fn forget_chunks(
+        &self,
+        pack: PackId,
+        offsets: std::ops::Range<u64>,
+        ids: &[ChunkId],
+    ) -> Result<(), StoreError> {
+        let Some(tenant) = self.tenant(pack.tenant)? else {
             return Ok(());
         };
-        let mut delete = self
-            .db
-            .prepare_cached("DELETE FROM chunks WHERE tenant = ?1 AND id = ?2")?;
+        let mut delete = self.db.prepare_cached(
+            "DELETE FROM chunks WHERE tenant = ?1 AND id = ?2 AND pack = ?3
+             AND offset >= ?4 AND offset < ?5",
+        )?;
+        let (start, end) = (offsets.start as i64, offsets.end as i64);
+        let mut forgotten = 0;
         for id in ids {
-            delete.execute(params![tenant, id.as_bytes()])?;
+            let place = params![tenant, id.as_bytes(), pack.number, start, end];
+            forgotten += delete.execute(place)?;
         }
-        self.set_epoch()
+        match forgotten {
+            0 => Ok(()),
+            _ => self.set_epoch(),
+        }
     }
 
     /// Notes that all below these nodes is present. Worth nothing when the epoch has changed.
@@ -129,5 +142,43 @@ impl Catalogue {
             }
         }
         Ok(counts)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::catalogue::Placed;
+    use crate::record::Record;
+    use relevo_wire::chunk::CheckedChunk;
+
+    /// Guards a chunk that was sent again against a verification that began before, and what
+    /// agents remember against one that finds nothing new.
+    #[test]
+    fn only_what_is_in_the_damaged_place_is_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let (catalogue, _) = Catalogue::open(&dir.path().join("c")).unwrap();
+        let tenant = TenantId::random();
+        let pack = |number| PackId { tenant, number };
+        let chunk = CheckedChunk::of(vec![1; 10].into());
+        let (id, record) = (chunk.id(), Record::Chunk(chunk));
+        let placed = Placed {
+            offset: 9000,
+            record: &record,
+        };
+        catalogue.take(pack(2), 9100, &[placed]).unwrap();
+        let epoch = catalogue.epoch().unwrap();
+        let stored = || catalogue.locate(tenant, &[id]).unwrap()[0].is_some();
+        for (number, offsets) in [(1, 8192..10_000), (2, 8192..9000), (2, 9001..10_000)] {
+            let forgot = catalogue.forget_chunks(pack(number), offsets, &[id]);
+            forgot.unwrap();
+            assert!(stored());
+            assert_eq!(catalogue.epoch().unwrap(), epoch);
+        }
+        let forgot = catalogue.forget_chunks(pack(2), 9000..9064, &[id]);
+        forgot.unwrap();
+        assert!(!stored());
+        assert_ne!(catalogue.epoch().unwrap(), epoch);
     }
 }

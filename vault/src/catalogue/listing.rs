@@ -3,12 +3,17 @@
 use rusqlite::params;
 use serde::Serialize;
 
-use relevo_wire::manifest::SealedManifest;
+use relevo_wire::manifest::{ManifestError, SealedManifest};
 use relevo_wire::message::{PointEntry, ServerEntry};
 use relevo_wire::{PointId, ServerId, TenantId, Timestamp};
 
 use super::Catalogue;
 use crate::error::StoreError;
+
+/// Bytes of points in one list: a frame's, with room.
+const LISTED_BYTES: usize = relevo_wire::frame::MAX_FRAME - 4096;
+/// Most bytes of a listed point besides the clear part of its manifest.
+const AROUND_POINT: usize = 64;
 
 /// A recovery point as `images` shows it.
 #[derive(Clone, Debug, Serialize)]
@@ -76,7 +81,7 @@ impl Catalogue {
             .exists(params![tenant, server.as_bytes()])?)
     }
 
-    /// A server's recovery points, newest first, at most `limit`.
+    /// A server's recovery points, newest first, at most `limit` and what fits into a frame.
     pub fn points(
         &self,
         tenant: TenantId,
@@ -92,12 +97,17 @@ impl Catalogue {
         )?;
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         let mut rows = query.query(params![tenant, server.as_bytes(), limit])?;
-        let mut points = Vec::new();
+        let (mut points, mut bytes) = (Vec::new(), 0);
         while let Some(row) = rows.next()? {
             let manifest = row.get::<_, Vec<u8>>(0)?;
-            let manifest = SealedManifest::from_bytes(&manifest).and_then(|m| m.public());
+            let unreadable = |e: ManifestError| StoreError::Catalogue(e.to_string());
+            let manifest = SealedManifest::from_bytes(&manifest).map_err(unreadable)?;
+            bytes += manifest.public_length() + AROUND_POINT;
+            if bytes > LISTED_BYTES {
+                break;
+            }
             points.push(PointEntry {
-                manifest: manifest.map_err(|e| StoreError::Catalogue(e.to_string()))?,
+                manifest: manifest.public().map_err(unreadable)?,
                 committed: Timestamp::from_millis(row.get(1)?),
                 stored: row.get::<_, i64>(2)? as u64,
                 verified: row.get::<_, Option<i64>>(3)?.map(Timestamp::from_millis),

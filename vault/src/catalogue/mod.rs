@@ -71,7 +71,8 @@ pub struct Catalogue {
 }
 
 impl Catalogue {
-    /// Opens it, making the tables when there are none. True when it was made anew.
+    /// Opens it, making the tables when there are none. True while it has not read all packs
+    /// since it was made: then it cannot tell what was never acknowledged.
     pub fn open(path: &Path) -> Result<(Self, bool), StoreError> {
         let db = Connection::open(path)?;
         db.busy_timeout(Duration::from_secs(30))?;
@@ -82,16 +83,32 @@ impl Catalogue {
         )?;
         db.set_prepared_statement_cache_capacity(64);
         let catalogue = Self { db };
-        let fresh = catalogue.prepare_tables()?;
+        catalogue.prepare_tables()?;
+        let fresh = !catalogue.is_whole()?;
         Ok((catalogue, fresh))
     }
 
-    fn prepare_tables(&self) -> Result<bool, StoreError> {
+    /// True once all packs were read into it.
+    fn is_whole(&self) -> Result<bool, StoreError> {
+        Ok(self
+            .db
+            .prepare_cached("SELECT 1 FROM meta WHERE name = 'whole'")?
+            .exists([])?)
+    }
+
+    /// Notes that all packs were read into it.
+    pub fn set_whole(&self) -> Result<(), StoreError> {
+        let note = "INSERT OR REPLACE INTO meta VALUES ('whole', 1)";
+        self.db.execute(note, [])?;
+        Ok(())
+    }
+
+    fn prepare_tables(&self) -> Result<(), StoreError> {
         let version = |db: &Connection| -> rusqlite::Result<i64> {
             db.query_row("PRAGMA user_version", [], |row| row.get(0))
         };
         match version(&self.db)? {
-            SCHEMA => return Ok(false),
+            SCHEMA => return Ok(()),
             0 => {}
             other => {
                 return Err(StoreError::Catalogue(format!(
@@ -103,13 +120,13 @@ impl Catalogue {
         // Two processes may open a new vault at once: the second finds the tables made.
         if version(&self.db)? == SCHEMA {
             self.db.execute_batch("COMMIT")?;
-            return Ok(false);
+            return Ok(());
         }
         self.db.execute_batch(TABLES)?;
         self.set_epoch()?;
         self.db.pragma_update(None, "user_version", SCHEMA)?;
         self.db.execute_batch("COMMIT")?;
-        Ok(true)
+        Ok(())
     }
 
     /// Runs `work` in one transaction.

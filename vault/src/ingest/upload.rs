@@ -21,6 +21,8 @@ use crate::volume::Volume;
 
 /// Uploads that one server may have open; opening one more closes the oldest.
 const SESSIONS_PER_SERVER: usize = 16;
+/// Longest clear part of a manifest: an inventory of some hundred MiB. Lists hold many of them.
+const MAX_PUBLIC: usize = 256 * 1024;
 
 /// An upload that is open.
 pub(super) struct Session {
@@ -91,6 +93,12 @@ impl<V: Volume> Vault<V> {
     ) -> Result<Response, Refusal> {
         let corrupt =
             |what: String| Refusal::new(RefusalCode::Corrupt, what, "start the backup anew");
+        if manifest.public_length() > MAX_PUBLIC {
+            let found = manifest.public_length();
+            return Err(corrupt(format!(
+                "a manifest's clear part of {found} bytes is over the limit of {MAX_PUBLIC}"
+            )));
+        }
         let public = manifest.public().map_err(|e| corrupt(e.to_string()))?;
         if public.server != server {
             return Err(forbidden(

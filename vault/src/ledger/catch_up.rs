@@ -11,7 +11,7 @@ use crate::catalogue::Placed;
 use crate::error::StoreError;
 use crate::pack::{ENTRY_HEADER, EntryHeader, EntryKind, FIRST_ENTRY, PACK_VERSION, PackHeader};
 use crate::scan::{Gap, Scan, scan};
-use crate::volume::{PackId, Volume, read_exact};
+use crate::volume::{PackId, Volume, read_salvaging};
 
 /// Something in the packs that is not as it was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,10 +76,12 @@ struct Unread {
     header: PackHeader,
     from: u64,
     length: u64,
+    /// Everything from there on is newer than all that the catalogue was told of.
+    newer: bool,
 }
 
 impl<V: Volume> Ledger<V> {
-    /// Reads what the catalogue does not know yet. `fresh`: it knew nothing.
+    /// Reads what the catalogue does not know yet. `fresh`: it never knew all packs.
     ///
     /// Entries taken in are synced first, since the catalogue never names what is not durable.
     pub(super) fn catch_up(&mut self, fresh: bool) -> Result<Vec<Finding>, StoreError> {
@@ -101,12 +103,16 @@ impl<V: Volume> Ledger<V> {
         }
         let mut unread = Vec::new();
         for pack in packs {
-            unread.extend(self.look_at(pack, known.get(&pack).copied(), &mut findings)?);
+            let found = self.look_at(pack, known.get(&pack).copied(), fresh, &mut findings)?;
+            unread.extend(found);
         }
         let volume = self.volume.clone();
         in_parallel(&volume, &unread, |at, scanned| {
-            self.take_in(&unread[at], scanned?, fresh, &mut findings)
+            self.take_in(&unread[at], scanned?, &mut findings)
         })?;
+        if fresh {
+            self.catalogue.set_whole()?;
+        }
         Ok(findings)
     }
 
@@ -115,6 +121,7 @@ impl<V: Volume> Ledger<V> {
         &mut self,
         pack: PackId,
         known: Option<u64>,
+        fresh: bool,
         findings: &mut Vec<Finding>,
     ) -> Result<Option<Unread>, StoreError> {
         let length = self
@@ -151,11 +158,13 @@ impl<V: Volume> Ledger<V> {
         };
         self.reserve_number(pack);
         let mut from = known.unwrap_or(0);
+        let mut newer = !fresh;
         if from > length {
             findings.push(Finding::Shrunk(pack));
             self.catalogue
                 .transaction(|catalogue| catalogue.forget_pack(pack))?;
             from = 0;
+            newer = false;
         }
         // Packs come in order: the last one stays.
         self.active.insert(pack.tenant, Active { header, length });
@@ -164,6 +173,7 @@ impl<V: Volume> Ledger<V> {
             header,
             from: from.max(FIRST_ENTRY),
             length,
+            newer,
         }))
     }
 
@@ -181,7 +191,6 @@ impl<V: Volume> Ledger<V> {
         &mut self,
         unread: &Unread,
         scanned: Scan,
-        fresh: bool,
         findings: &mut Vec<Finding>,
     ) -> Result<(), StoreError> {
         let pack = unread.pack;
@@ -190,7 +199,13 @@ impl<V: Volume> Ledger<V> {
             .get(&pack.tenant)
             .is_some_and(|active| active.header.pack == pack);
         let mut length = unread.length;
-        if (newest || !fresh) && scanned.tail() > 0 {
+        // What cannot be read now is perhaps no waste: it stays, and nothing follows it.
+        let newer = unread.newer && !scanned.salvaged;
+        if scanned.salvaged {
+            if newest {
+                self.active.remove(&pack.tenant);
+            }
+        } else if (newest || newer) && scanned.tail() > 0 {
             findings.push(Finding::TornTail {
                 pack,
                 at: scanned.end,
@@ -208,7 +223,7 @@ impl<V: Volume> Ledger<V> {
             .filter(|gap| gap.offset < length)
             .cloned();
         for gap in gaps {
-            if !fresh && gap.length >= ENTRY_HEADER as u64 {
+            if newer && gap.length >= ENTRY_HEADER as u64 {
                 self.cover(unread, &gap)?;
                 findings.push(Finding::Covered(pack, gap));
             } else {
@@ -296,8 +311,11 @@ fn in_parallel<V: Volume>(
     let read = |unread: &Unread| {
         let length = (unread.length - unread.from) as usize;
         let pack = unread.pack;
-        read_exact(&**volume, pack, unread.from, length)
-            .map(|bytes| scan(&bytes, unread.from, &unread.header.salt))
+        read_salvaging(&**volume, pack, unread.from, length)
+            .map(|(bytes, lost)| Scan {
+                salvaged: lost > 0,
+                ..scan(&bytes, unread.from, &unread.header.salt)
+            })
             .map_err(|e| StoreError::io(format_args!("read pack {pack}"), &e))
     };
     let read = &read;

@@ -22,6 +22,8 @@
 //! failed, the kernel may show bytes that are not on the disk: that pack gets no further entry.
 
 mod catch_up;
+#[cfg(test)]
+mod catch_up_test;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;

@@ -6,7 +6,7 @@ use std::sync::mpsc;
 
 use relevo_wire::ChunkId;
 
-use super::{Damage, Lost, Report, bar, pack_name};
+use super::{Damage, Lost, Report, bar};
 use crate::catalogue::Catalogue;
 use crate::directory::Directory;
 use crate::error::{StoreError, VaultError};
@@ -14,7 +14,7 @@ use crate::ledger::open_pack_header;
 use crate::pack::FIRST_ENTRY;
 use crate::record::Record;
 use crate::scan::{Found, Gap, scan};
-use crate::volume::{PackId, Volume, read_exact};
+use crate::volume::{PackId, Volume, read_salvaging};
 
 /// Remedy of damage within a pack.
 pub(super) const BACK_UP_AGAIN: &str =
@@ -93,10 +93,8 @@ pub(super) fn check(
         .sort_by(|a, b| (&a.pack, a.offset).cmp(&(&b.pack, b.offset)));
     let mut lost = Lost::new();
     for damage in &report.damage {
-        let tenant = damage.pack.split('/').next().and_then(|t| t.parse().ok());
-        if let Some(tenant) = tenant {
-            lost.entry(tenant).or_default().extend(&damage.chunks);
-        }
+        let tenant = damage.place.tenant;
+        lost.entry(tenant).or_default().extend(&damage.chunks);
     }
     Ok(lost)
 }
@@ -111,7 +109,8 @@ fn check_pack(
     let whole = |reason: String| -> Result<PackCheck, StoreError> {
         let mut check = PackCheck::default();
         check.damage.push(Damage {
-            pack: pack_name(pack),
+            place: pack,
+            pack: pack.to_string(),
             offset: 0,
             length: scanned,
             chunks: catalogue.chunks_within(pack, 0..u64::MAX)?,
@@ -125,8 +124,8 @@ fn check_pack(
         Err(reason) => return whole(reason),
     };
     let length = scanned.saturating_sub(FIRST_ENTRY) as usize;
-    let bytes = match read_exact(&volume, pack, FIRST_ENTRY, length) {
-        Ok(bytes) => bytes,
+    let (bytes, lost) = match read_salvaging(&volume, pack, FIRST_ENTRY, length) {
+        Ok(read) => read,
         Err(error) => return whole(format!("it cannot be read whole: {error}")),
     };
     let scan = scan(&bytes, FIRST_ENTRY, &header.salt);
@@ -134,6 +133,10 @@ fn check_pack(
         bytes: scanned,
         ..PackCheck::default()
     };
+    if lost > 0 {
+        let notice = format!("pack {pack}: the disk cannot read {lost} bytes: replace it");
+        check.notices.push(notice);
+    }
     for gap in &scan.gaps {
         check_gap(catalogue, pack, gap, &mut check)?;
     }
@@ -167,7 +170,8 @@ fn check_gap(
         }
     }
     check.damage.push(Damage {
-        pack: pack_name(pack),
+        place: pack,
+        pack: pack.to_string(),
         offset: gap.offset,
         length: gap.length,
         chunks,
@@ -211,7 +215,8 @@ fn compare(
     }
     if unlisted > 0 {
         check.damage.push(Damage {
-            pack: pack_name(pack),
+            place: pack,
+            pack: pack.to_string(),
             offset: 0,
             length: 0,
             chunks: Vec::new(),
@@ -239,7 +244,8 @@ fn unknown_packs(
             && length > FIRST_ENTRY
         {
             report.damage.push(Damage {
-                pack: pack_name(pack),
+                place: pack,
+                pack: pack.to_string(),
                 offset: 0,
                 length,
                 chunks: Vec::new(),
@@ -262,7 +268,8 @@ fn compare_counts(
     for (((pack, _), found), rows) in known.iter().zip(counted).zip(rows) {
         if found.is_some_and(|found| found != rows) {
             report.damage.push(Damage {
-                pack: pack_name(*pack),
+                place: *pack,
+                pack: pack.to_string(),
                 offset: 0,
                 length: 0,
                 chunks: Vec::new(),

@@ -47,6 +47,37 @@ pub trait Volume: Send + Sync + 'static {
     fn sync_directory(&self, tenant: TenantId) -> io::Result<()>;
 }
 
+/// As [`read_exact`], but sectors that cannot be read come as zeros; how many bytes did. An
+/// error when none can be read, or when the pack is shorter.
+pub fn read_salvaging<V: Volume + ?Sized>(
+    volume: &V,
+    pack: PackId,
+    offset: u64,
+    length: usize,
+) -> io::Result<(bytes::Bytes, usize)> {
+    let error = match read_exact(volume, pack, offset, length) {
+        Ok(bytes) => return Ok((bytes, 0)),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(error),
+        Err(error) => error,
+    };
+    let mut salvaged = vec![0; length];
+    let mut lost = 0;
+    for (number, sector) in salvaged.chunks_mut(SECTOR).enumerate() {
+        let at = offset + (number * SECTOR) as u64;
+        if volume.read_at(pack, at, sector).is_err() {
+            sector.fill(0);
+            lost += sector.len();
+        }
+    }
+    match lost == length {
+        true => Err(error),
+        false => Ok((salvaged.into(), lost)),
+    }
+}
+
+/// What a disk fails to read at once.
+const SECTOR: usize = 4096;
+
 /// Reads exactly `length` bytes.
 pub fn read_exact<V: Volume + ?Sized>(
     volume: &V,

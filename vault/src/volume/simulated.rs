@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 use std::sync::{Mutex, MutexGuard};
 
 use relevo_wire::TenantId;
@@ -65,6 +66,8 @@ struct State {
     /// Changes until the fault.
     countdown: Option<(u64, Fault)>,
     down: bool,
+    /// Reads that touch these fail.
+    unreadable: Option<(PackId, Range<u64>)>,
 }
 
 /// The disk.
@@ -77,6 +80,7 @@ impl SimulatedDisk {
             dice: Dice::new(seed),
             countdown: None,
             down: false,
+            unreadable: None,
         }))
     }
 
@@ -135,6 +139,11 @@ impl SimulatedDisk {
         let mut state = self.state();
         state.down = false;
         state.countdown = None;
+    }
+
+    /// From now on nobody can read these bytes.
+    pub(crate) fn lose(&self, pack: PackId, bytes: Range<u64>) {
+        self.state().unreadable = Some((pack, bytes));
     }
 
     /// Changes one bit of what is durable; which byte of which pack.
@@ -214,6 +223,14 @@ impl Volume for SimulatedDisk {
 
     fn read_at(&self, pack: PackId, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
         let mut state = self.state();
+        let asked = offset..offset + buf.len() as u64;
+        if let Some((lost, bytes)) = &state.unreadable
+            && *lost == pack
+            && bytes.start < asked.end
+            && asked.start < bytes.end
+        {
+            return Err(io::Error::other("injected"));
+        }
         let shown = &state.file(pack)?.shown;
         let from = (offset as usize).min(shown.len());
         let count = buf.len().min(shown.len() - from);

@@ -193,6 +193,32 @@ pub fn manifest_with_root(
     public: &PublicManifest,
     root: SealedRef,
 ) -> SealedManifest {
+    manifest_of(keys, public, root, vec![])
+}
+
+/// A manifest that names a chunk of the image so often as its inventory, `later` than others.
+pub fn manifest_with_parts(
+    keys: &OpeningKeys,
+    image: &Image,
+    parts: usize,
+    later: u64,
+) -> SealedManifest {
+    let root = ChunkRef {
+        id: image.public.roots[0],
+        key: image.data[0].0.key,
+    };
+    let mut public = image.public.clone();
+    public.taken = public.taken.plus(std::time::Duration::from_secs(later));
+    let part = SealedRef::data(image.data[0].0, 65536);
+    manifest_of(keys, &public, SealedRef::node(root), vec![part; parts])
+}
+
+fn manifest_of(
+    keys: &OpeningKeys,
+    public: &PublicManifest,
+    root: SealedRef,
+    inventory: Vec<SealedRef>,
+) -> SealedManifest {
     let body = ManifestBody {
         disks: vec![DiskImage {
             name: "sda".into(),
@@ -201,7 +227,7 @@ pub fn manifest_with_root(
             sector: 512,
             serial: None,
         }],
-        inventory: vec![],
+        inventory,
         consistency: Consistency::Offline,
         chunker: 1,
         agent: "test".into(),

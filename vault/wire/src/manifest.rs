@@ -238,6 +238,11 @@ impl SealedManifest {
         Ok(public)
     }
 
+    /// Bytes of the clear part.
+    pub fn public_length(&self) -> usize {
+        self.public.len()
+    }
+
     /// Opens it at the recovery site.
     pub fn open(
         &self,
