@@ -1,55 +1,60 @@
 //! A vault on loopback with an enrolled agent and recovery site.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::program::{Finished, Running, command, finish};
+use crate::binaries;
+use crate::namespace::Namespace;
+use crate::program::{Finished, Running, finish};
 
 /// A vault process, its files, and those of one recovery site. Agents are added by name.
 pub struct Lab {
+    // Dropped in this order: the vault ends before its files and its network go.
+    vault: Option<Running>,
     dir: TempDir,
     vault_dir: PathBuf,
-    vault: Option<Running>,
     address: String,
+    namespace: Option<Namespace>,
 }
 
 impl Lab {
     /// A new vault with keys and an enrolled recovery site.
     pub fn new() -> Self {
-        let dir = new_directory();
-        let vault_dir = dir.path().to_path_buf();
-        Self::make(dir, vault_dir)
+        Self::make(None, None)
     }
 
     /// The same with the vault's files below `parent`.
     pub fn with_vault_in(parent: &Path) -> Self {
-        Self::make(new_directory(), parent.to_path_buf())
+        Self::make(Some(parent), None)
     }
 
-    fn make(dir: TempDir, vault_dir: PathBuf) -> Self {
+    /// The same in a network of its own, whose line can be cut.
+    pub fn in_namespace(name: &str) -> Self {
+        Self::make(None, Some(Namespace::new(name)))
+    }
+
+    fn make(vault_dir: Option<&Path>, namespace: Option<Namespace>) -> Self {
+        let dir = tempfile::tempdir().unwrap_or_else(|e| panic!("no directory for a test: {e}"));
+        let vault_dir = vault_dir.unwrap_or(dir.path()).to_path_buf();
+        let address = "127.0.0.1:0".to_string();
         let mut lab = Self {
+            vault: None,
             dir,
             vault_dir,
-            vault: None,
-            address: "127.0.0.1:0".into(),
+            address,
+            namespace,
         };
-        finish(command(
-            "relevo-vault",
-            ["init", "--dir", &lab.text("vault"), "--name", "lab"],
-        ))
-        .expect_success();
+        let vault = lab.text("vault");
+        finish(lab.command("relevo-vault", &["init", "--dir", &vault, "--name", "lab"]))
+            .expect_success();
         lab.start_vault();
-        finish(command(
-            "relevo-recover",
-            ["keygen", "--out", &lab.text("keys")],
-        ))
-        .expect_success();
+        finish(lab.command("relevo-recover", &["keygen", "--out", &lab.text("keys")]))
+            .expect_success();
         let token = lab.token("recovery");
         let keys = lab.text("keys/opening-keys.toml");
-        let state = lab.text("recover");
         let args = [
             "enroll",
             "--vault",
@@ -59,12 +64,28 @@ impl Lab {
             "--keys",
             &keys,
         ];
-        finish(command(
-            "relevo-recover",
-            args.into_iter().chain(["--state", &state]),
-        ))
-        .expect_success();
+        lab.recover(&args).expect_success();
         lab
+    }
+
+    /// A command of one of the programs under test, in the lab's network.
+    pub fn command(&self, program: &str, args: &[&str]) -> Command {
+        let program = binaries::path(program);
+        let mut command = match &self.namespace {
+            Some(namespace) => namespace.command(&program, args),
+            None => {
+                let mut command = Command::new(program);
+                command.args(args);
+                command
+            }
+        };
+        command.stdin(Stdio::null());
+        command
+    }
+
+    /// The lab's network, when it has one of its own.
+    pub fn namespace(&self) -> Option<&Namespace> {
+        self.namespace.as_ref()
     }
 
     /// The directory of everything.
@@ -98,7 +119,7 @@ impl Lab {
             &self.address,
             "--json",
         ];
-        let mut vault = Running::start(command("relevo-vault", args));
+        let mut vault = Running::start(self.command("relevo-vault", &args));
         let line = vault.next_line();
         let ready: Value = serde_json::from_str(&line)
             .unwrap_or_else(|e| panic!("the vault did not say where it listens ({e}): {line}"));
@@ -121,15 +142,14 @@ impl Lab {
 
     /// A new token for `role`.
     pub fn token(&self, role: &str) -> String {
-        let args = [
-            "token",
-            "--dir",
-            &self.text("vault"),
-            "--role",
-            role,
-            "--json",
-        ];
-        let answer = finish(command("relevo-vault", args)).expect_json();
+        self.token_with(role, &[])
+    }
+
+    /// A new token for `role`, with more options.
+    pub fn token_with(&self, role: &str, options: &[&str]) -> String {
+        let dir = self.text("vault");
+        let args = [&["token", "--dir", &dir, "--role", role, "--json"], options].concat();
+        let answer = finish(self.command("relevo-vault", &args)).expect_json();
         answer["token"].as_str().unwrap_or_default().to_string()
     }
 
@@ -141,9 +161,8 @@ impl Lab {
 
     /// Tries to enrol an agent with a given token.
     pub fn try_enroll_agent(&self, name: &str, token: &str) -> Finished {
-        let keys = self.text("keys/sealing-keys.toml");
-        let state = self.text(name);
-        let args = [
+        let (keys, state) = (self.text("keys/sealing-keys.toml"), self.text(name));
+        let vault = [
             "enroll",
             "--vault",
             &self.address,
@@ -152,23 +171,16 @@ impl Lab {
             "--keys",
             &keys,
         ];
-        let rest = ["--name", name, "--state", &state];
-        finish(command("relevo-agent", args.into_iter().chain(rest)))
+        let own = ["--name", name, "--state", &state];
+        finish(self.command("relevo-agent", &[&vault[..], &own[..]].concat()))
     }
 
     /// The command that images `disk` as the agent `name`.
     pub fn backup_command(&self, name: &str, disk: &Path) -> Command {
-        let disk = format!("{}=sda", disk.display());
-        command(
+        let (state, disk) = (self.text(name), format!("{}=sda", disk.display()));
+        self.command(
             "relevo-agent",
-            [
-                "backup",
-                "--state",
-                &self.text(name),
-                "--disk",
-                &disk,
-                "--json",
-            ],
+            &["backup", "--state", &state, "--disk", &disk, "--json"],
         )
     }
 
@@ -184,7 +196,7 @@ impl Lab {
 
     /// The same as a command.
     pub fn recover_command(&self, args: &[&str]) -> Command {
-        let mut command = command("relevo-recover", args);
+        let mut command = self.command("relevo-recover", args);
         command.arg("--state").arg(self.path("recover"));
         command
     }
@@ -200,15 +212,11 @@ impl Lab {
 
     /// Verifies the whole vault.
     pub fn verify(&self) -> Finished {
-        finish(command(
+        finish(self.command(
             "relevo-vault",
-            ["verify", "--dir", &self.text("vault"), "--json"],
+            &["verify", "--dir", &self.text("vault"), "--json"],
         ))
     }
-}
-
-fn new_directory() -> TempDir {
-    tempfile::tempdir().unwrap_or_else(|e| panic!("no directory for a test: {e}"))
 }
 
 impl Default for Lab {
@@ -220,15 +228,15 @@ impl Default for Lab {
 impl Drop for Lab {
     fn drop(&mut self) {
         // Virtual machines outlive the command that started them.
-        if self.path("recover/runs").exists() {
-            let state = self.text("recover");
-            if let Ok(runs) = std::fs::read_dir(self.path("recover/runs")) {
-                for run in runs.flatten() {
-                    let server = run.file_name().to_string_lossy().into_owned();
-                    let args = ["stop", &server, "--discard", "--state", &state];
-                    let _ = command("relevo-recover", args).output();
-                }
-            }
+        for run in std::fs::read_dir(self.path("recover/runs"))
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let server = run.file_name().to_string_lossy().into_owned();
+            let _ = self
+                .recover_command(&["stop", &server, "--discard"])
+                .output();
         }
     }
 }

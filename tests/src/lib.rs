@@ -4,6 +4,7 @@
 //! * [`binaries`]: finds the programs under test.
 //! * [`program`]: runs one to its end, or in the background until dropped.
 //! * [`lab`]: a vault with an agent and a recovery site, torn down whatever happens.
+//! * [`namespace`]: a network of the lab's own, to cut.
 //! * [`disks`]: the demo server's disk and the site kernel, made once and cached.
 //! * [`suite`]: runs cases; one that needs what the host lacks is counted as ignored and says why.
 //!
@@ -12,5 +13,6 @@
 pub mod binaries;
 pub mod disks;
 pub mod lab;
+pub mod namespace;
 pub mod program;
 pub mod suite;

@@ -1,23 +1,9 @@
 //! Runs a program to its end, or in the background until dropped.
 
-use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 
 use serde_json::Value;
-
-use crate::binaries;
-
-/// A command of one of the programs under test.
-pub fn command<I, S>(name: &str, args: I) -> Command
-where
-    I: IntoIterator<Item = S>,
-    S: AsRef<OsStr>,
-{
-    let mut command = Command::new(binaries::path(name));
-    command.args(args).stdin(Stdio::null());
-    command
-}
 
 /// What a program that ended left behind.
 #[derive(Debug)]
@@ -103,6 +89,22 @@ impl Finished {
                 self.stderr
             );
         }
+    }
+}
+
+/// Waits for something that no program says: looks again and again while `pending` holds, with
+/// pauses, so that what is waited for gets the processor.
+///
+/// # Panics
+/// After a quarter of an hour, so that a test whose event cannot come any more ends.
+pub fn wait_while(mut pending: impl FnMut() -> bool) {
+    let start = std::time::Instant::now();
+    while pending() {
+        assert!(
+            start.elapsed().as_secs() < 900,
+            "what the test waits for does not come"
+        );
+        std::thread::sleep(std::time::Duration::from_millis(10));
     }
 }
 

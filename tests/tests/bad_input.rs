@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use relevo_tests::disks::{mixed, noise, sha256, sparse};
 use relevo_tests::lab::Lab;
-use relevo_tests::program::{command, finish};
+use relevo_tests::program::finish;
 use relevo_tests::suite::{Need, Suite};
 
 const MIB: u64 = 1 << 20;
@@ -20,18 +20,7 @@ fn tokens_let_in_once_and_only_here() {
     lab.try_enroll_agent("typo", "relevo1-nonsense")
         .expect_refusal(&["token"]);
 
-    let args = [
-        "token",
-        "--dir",
-        &lab.text("vault"),
-        "--role",
-        "agent",
-        "--valid",
-        "0s",
-        "--json",
-    ];
-    let expired = finish(command("relevo-vault", args)).expect_json();
-    let expired = expired["token"].as_str().unwrap_or_default().to_string();
+    let expired = lab.token_with("agent", &["--valid", "0s"]);
     lab.try_enroll_agent("late", &expired)
         .expect_refusal(&["expired"]);
 
@@ -63,7 +52,7 @@ fn an_agent_cannot_read() {
         std::fs::copy(lab.path(from), state.join(to)).unwrap_or_else(|e| panic!("{from}: {e}"));
     }
     let args = ["list", "--state", &lab.text("thief")];
-    finish(command("relevo-recover", args)).expect_refusal(&["agent"]);
+    finish(lab.command("relevo-recover", &args)).expect_refusal(&["agent"]);
 }
 
 /// Guards: a vault that is not there, or not this one, is named with what to check.
@@ -299,7 +288,7 @@ fn a_newer_vault_is_refused() {
         "--listen",
         "127.0.0.1:0",
     ];
-    finish(command("relevo-vault", args)).expect_refusal(&["newer"]);
+    finish(lab.command("relevo-vault", &args)).expect_refusal(&["newer"]);
 }
 
 fn main() {

@@ -1,9 +1,11 @@
 //! From a disk to the vault and back: amounts, deduplication, interruption.
 
+use std::fs::File;
+
 use relevo_tests::disks::{self, allocated, mixed, noise, sha256};
 use relevo_tests::lab::Lab;
-use relevo_tests::program::Running;
-use relevo_tests::suite::Suite;
+use relevo_tests::program::{Running, wait_while};
+use relevo_tests::suite::{Need, Suite};
 use serde_json::Value;
 
 const MIB: u64 = 1 << 20;
@@ -104,9 +106,7 @@ fn a_killed_agent_resumes() {
     // Kill it once the vault has stored a part: the packs on disk are the event to wait for.
     for share in [8, 3] {
         let mut agent = Running::start(lab.backup_command("db1", &disk));
-        while packed(&lab) < whole / share {
-            std::thread::yield_now();
-        }
+        wait_while(|| packed(&lab) < whole / share);
         agent.kill();
         let list = lab.recover(&["list", "--json"]).expect_success();
         assert!(
@@ -144,9 +144,7 @@ fn a_killed_vault_is_waited_for() {
     let start = packed(&lab);
     let mut agent = Running::start(lab.backup_command("db2", &disk));
     for share in [8, 3] {
-        while packed(&lab) < start + 320 * MIB / share {
-            std::thread::yield_now();
-        }
+        wait_while(|| packed(&lab) < start + 320 * MIB / share);
         lab.kill_vault();
         lab.start_vault();
     }
@@ -155,6 +153,33 @@ fn a_killed_vault_is_waited_for() {
     assert_eq!(sha256(&lab.restore("db2")), sha256(&disk));
     assert_eq!(sha256(&lab.restore("db1")), kept);
     lab.verify().expect_success();
+}
+
+/// Guards: a line that breaks in the middle of an upload delays it and does nothing else; the
+/// agent says that it waits, and goes on by itself.
+fn a_cut_line_is_waited_for() {
+    let lab = Lab::in_namespace("relevo-test-cut");
+    lab.enroll_agent("db1");
+    let disk = lab.path("disk.raw");
+    let file = disks::sparse(&disk, 256 * MIB);
+    for span in 0..60 {
+        noise(&file, span * 4 * MIB, 4 << 20, 2000 + span);
+    }
+    let log = lab.path("agent.log");
+    let mut command = lab.backup_command("db1", &disk);
+    command.stderr(File::create(&log).unwrap_or_else(|e| panic!("{e}")));
+    let mut agent = Running::start(command);
+    wait_while(|| packed(&lab) < 60 * MIB);
+    let line = lab
+        .namespace()
+        .unwrap_or_else(|| panic!("this lab has no network of its own"));
+    line.cut();
+    let said = || std::fs::read_to_string(&log).unwrap_or_default();
+    wait_while(|| !said().contains("connecting again"));
+    line.mend();
+    let (code, output) = agent.wait();
+    assert_eq!(code, 0, "the agent gave up: {output}{}", said());
+    assert_eq!(sha256(&lab.restore("db1")), sha256(&disk));
 }
 
 /// Bytes in all packs.
@@ -189,5 +214,10 @@ fn main() {
         )
         .case("a_killed_agent_resumes", a_killed_agent_resumes)
         .case("a_killed_vault_is_waited_for", a_killed_vault_is_waited_for)
+        .case_with(
+            "a_cut_line_is_waited_for",
+            &[Need::root(), Need::program("ip")],
+            a_cut_line_is_waited_for,
+        )
         .run()
 }

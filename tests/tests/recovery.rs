@@ -6,7 +6,7 @@ use std::process::Command;
 
 use relevo_tests::disks::{self, sha256};
 use relevo_tests::lab::Lab;
-use relevo_tests::program::{Running, command, finish};
+use relevo_tests::program::{Running, finish, wait_while};
 use relevo_tests::suite::{Need, Suite};
 use serde_json::Value;
 
@@ -114,13 +114,66 @@ fn an_interrupted_failover_cleans_up() {
         "--json",
     ];
     let mut failover = Running::start(lab.recover_command(&args));
-    while processes(&lab.text("recover/runs")).len() < 2 || !namespaces().contains("interrupted") {
-        std::thread::yield_now();
-    }
+    wait_while(|| {
+        processes(&lab.text("recover/runs")).len() < 2 || !namespaces().contains("interrupted")
+    });
     failover.signal("TERM");
     assert_ne!(failover.wait().0, 0);
     assert!(!namespaces().contains("relevo-test-interrupted"));
     assert_eq!(processes(&lab.text("recover/runs")), Vec::<String>::new());
+}
+
+/// Guards: whichever process of a running server is killed, the next command cleans up after it,
+/// and the server can be started again over what it wrote.
+fn killed_processes_are_cleaned_up_after() {
+    let (lab, _) = protected();
+    let kernel = disks::site_kernel();
+    let kernel = kernel.to_string_lossy();
+    let args = [
+        "failover",
+        HOST,
+        "--network",
+        "netns=relevo-test-killed",
+        "--site-kernel",
+        &kernel,
+        "--wait-console",
+        "relevo-demo: ready",
+        "--json",
+    ];
+    for (victim, again) in [("relevo-vmm run", None), ("serve-disk", Some("--continue"))] {
+        let args: Vec<_> = args.into_iter().chain(again).collect();
+        lab.recover(&args).expect_json();
+        let runs = lab.text("recover/runs");
+        let pid = find_process(victim, &runs);
+        let killed = Command::new("kill").args(["-9", &pid.to_string()]).status();
+        assert!(
+            killed.is_ok_and(|s| s.success()),
+            "{victim} could not be killed"
+        );
+        wait_while(|| find_process(victim, &runs) == pid);
+        lab.recover(&["stop", HOST]);
+        assert_eq!(
+            processes(&runs),
+            Vec::<String>::new(),
+            "after {victim} was killed"
+        );
+        assert!(
+            !namespaces().contains("relevo-test-killed"),
+            "after {victim} was killed"
+        );
+    }
+}
+
+/// The process whose command line has both texts; 0 when there is none.
+fn find_process(program: &str, argument: &str) -> u32 {
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        if line.contains(program) && line.contains(argument) {
+            return entry.file_name().to_string_lossy().parse().unwrap_or(0);
+        }
+    }
+    0
 }
 
 fn drill(lab: &Lab, name: &str, body: &str) -> (relevo_tests::program::Finished, PathBuf) {
@@ -141,7 +194,7 @@ fn drill(lab: &Lab, name: &str, body: &str) -> (relevo_tests::program::Finished,
         &lab.text("recover"),
         "--json",
     ];
-    (finish(command("relevo-drills", args)), report)
+    (finish(lab.command("relevo-drills", &args)), report)
 }
 
 /// Guards: a drill ends in evidence that a person and a program can read, and in nothing else.
@@ -224,6 +277,11 @@ fn main() {
             "an_interrupted_failover_cleans_up",
             &[Need::root(), Need::kvm(), Need::tun(), Need::program("ip")],
             an_interrupted_failover_cleans_up,
+        )
+        .case_with(
+            "killed_processes_are_cleaned_up_after",
+            &[Need::root(), Need::kvm(), Need::tun(), Need::program("ip")],
+            killed_processes_are_cleaned_up_after,
         )
         .case_with(
             "a_drill_ends_in_a_report",
