@@ -21,6 +21,7 @@ demo: build ## Show the main job on a real server's disk; DISK=/path/to/disk.raw
 	@DISK='$(DISK)' tests/demo/run
 
 test: prerequisites site-kernel demo-disk ## Run every test, those with a real guest included
+	@cargo build --locked --workspace --bins
 	@$(if $(TEST_RUNNER),CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER='$(TEST_RUNNER)') cargo test --locked --workspace
 	@tests/demo-disk/test
 
