@@ -42,25 +42,36 @@ fn processes(what: &str) -> Vec<String> {
     found
 }
 
+/// The arguments of a failover into a network namespace, on the site kernel where that is needed.
+fn failover(namespace: &str, more: &[&str]) -> Vec<String> {
+    let kernel = disks::site_kernel();
+    let network = format!("netns={namespace}");
+    let first = [
+        "failover",
+        HOST,
+        "--network",
+        &network,
+        "--json",
+        "--site-kernel",
+    ];
+    let kernel = kernel.to_string_lossy();
+    let all = first
+        .into_iter()
+        .chain([kernel.as_ref()])
+        .chain(more.iter().copied());
+    all.map(str::to_string).collect()
+}
+
 /// Guards the main job: the server's page is served by the virtual machine, reached through its
 /// network; RPO and RTO are measured; writes stay in the overlay; nothing is left behind.
 fn failover_serves_the_lost_servers_page() {
     let (lab, disk) = protected();
-    let kernel = disks::site_kernel();
-    let kernel = kernel.to_string_lossy();
-    let args = [
-        "failover",
-        HOST,
-        "--network",
-        "netns=relevo-test-failover",
-        "--publish",
-        "127.0.0.1:0=80",
-        "--site-kernel",
-        &kernel,
-        "--wait-http",
-        &format!("/={HOST}"),
-        "--json",
-    ];
+    let page = format!("/={HOST}");
+    let arguments = failover(
+        "relevo-test-failover",
+        &["--publish", "127.0.0.1:0=80", "--wait-http", &page],
+    );
+    let args: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let report = lab.recover(&args).expect_json();
     assert!(
         report["rto_ms"].as_u64().is_some_and(|rto| rto > 0),
@@ -101,24 +112,17 @@ fn failover_serves_the_lost_servers_page() {
 /// Guards: a failover that is interrupted leaves nothing behind.
 fn an_interrupted_failover_cleans_up() {
     let (lab, _) = protected();
-    let kernel = disks::site_kernel();
-    let args = [
-        "failover",
-        HOST,
-        "--network",
-        "netns=relevo-test-interrupted",
-        "--site-kernel",
-        &kernel.to_string_lossy(),
-        "--wait-console",
-        "this text never comes",
-        "--json",
-    ];
-    let mut failover = Running::start(lab.recover_command(&args));
+    let arguments = failover(
+        "relevo-test-interrupted",
+        &["--wait-console", "this text never comes"],
+    );
+    let args: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let mut starting = Running::start(lab.recover_command(&args));
     wait_while(|| {
         processes(&lab.text("recover/runs")).len() < 2 || !namespaces().contains("interrupted")
     });
-    failover.signal("TERM");
-    assert_ne!(failover.wait().0, 0);
+    starting.signal("TERM");
+    assert_ne!(starting.wait().0, 0);
     assert!(!namespaces().contains("relevo-test-interrupted"));
     assert_eq!(processes(&lab.text("recover/runs")), Vec::<String>::new());
 }
@@ -127,21 +131,12 @@ fn an_interrupted_failover_cleans_up() {
 /// and the server can be started again over what it wrote.
 fn killed_processes_are_cleaned_up_after() {
     let (lab, _) = protected();
-    let kernel = disks::site_kernel();
-    let kernel = kernel.to_string_lossy();
-    let args = [
-        "failover",
-        HOST,
-        "--network",
-        "netns=relevo-test-killed",
-        "--site-kernel",
-        &kernel,
-        "--wait-console",
-        "relevo-demo: ready",
-        "--json",
-    ];
+    let arguments = failover(
+        "relevo-test-killed",
+        &["--wait-console", "relevo-demo: ready"],
+    );
     for (victim, again) in [("relevo-vmm run", None), ("serve-disk", Some("--continue"))] {
-        let args: Vec<_> = args.into_iter().chain(again).collect();
+        let args: Vec<_> = arguments.iter().map(String::as_str).chain(again).collect();
         lab.recover(&args).expect_json();
         let runs = lab.text("recover/runs");
         let pid = find_process(victim, &runs);

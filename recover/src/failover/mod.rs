@@ -8,7 +8,7 @@
 //!
 //! * [`preparation`]: what the host can do, plan and boot files.
 //! * [`cables`]: the server's network. [`check`]: evidence that it works.
-//! * [`start`]: makes it all, with its [`daemons`]. [`running`]: what was made.
+//! * [`mod@start`]: makes it all, with its `daemons`. [`running`]: what was made.
 //! * [`record`], [`process`]: how it is found again. [`teardown`]: how it ends.
 //! * [`runs`]: what `status` and `stop` do.
 //!

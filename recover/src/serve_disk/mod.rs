@@ -3,7 +3,7 @@
 //! * [`vhost_user`]: vhost-user-blk, for a VMM on this host.
 //! * [`nbd`]: the network block device protocol, for everybody else.
 //! * [`process`]: the process behind one running machine.
-//! * [`request`]: what one request of a guest means.
+//! * `request`: what one request of a guest means.
 //! * [`workers`]: requests in flight side by side, since each may wait for the vault.
 
 pub mod nbd;

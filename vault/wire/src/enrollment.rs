@@ -2,9 +2,7 @@
 //! file that holds what came of it.
 
 use std::fmt;
-use std::fs::OpenOptions;
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -13,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::random_bytes;
 use crate::identity::{Credentials, Identity, IdentityError};
+use crate::secret_file;
 use crate::time::Timestamp;
 
 /// A single-use token: proves to the vault that an administrator let the bearer in, and to the
@@ -159,15 +158,7 @@ impl Enrollment {
             path: path.to_path_buf(),
             reason: e.to_string(),
         })?;
-        let mut out = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(path)
-            .map_err(fail)?;
-        out.write_all(text.as_bytes())
-            .and_then(|()| out.sync_all())
-            .map_err(fail)
+        secret_file::create(path, &text).map_err(fail)
     }
 
     /// Reads what [`write`](Self::write) wrote.

@@ -8,9 +8,7 @@
 //!
 //! The vault has none of them.
 
-use std::fs::OpenOptions;
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::agreement::{self, X25519};
@@ -19,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use crate::id::{TenantId, random_bytes};
+use crate::secret_file;
 
 /// Why a key file could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -243,15 +242,7 @@ fn write_secret_file(path: &Path, file: &KeyFile) -> Result<(), KeyError> {
         source,
     };
     let text = toml::to_string(file).map_err(|e| malformed(path, e.to_string()))?;
-    let mut out = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-        .map_err(fail)?;
-    out.write_all(text.as_bytes())
-        .and_then(|()| out.sync_all())
-        .map_err(fail)
+    secret_file::create(path, &text).map_err(fail)
 }
 
 #[cfg(test)]

@@ -31,6 +31,7 @@ pub mod inventory;
 pub mod key;
 pub mod manifest;
 pub mod message;
+mod secret_file;
 pub mod time;
 pub mod tls;
 pub mod upload;

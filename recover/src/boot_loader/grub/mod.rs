@@ -2,9 +2,9 @@
 //!
 //! A grub.cfg is a program (GRUB manual, "Writing full configuration files directly"): which
 //! entry is the default depends on `if`, on variables kept in `grubenv`, and on functions. So it
-//! is parsed ([`syntax`]) and run ([`shell`], [`commands`], [`expansion`]) against the volumes at hand, with bounds on steps
+//! is parsed (`syntax`) and run (`shell`, `commands`, `expansion`) against the volumes at hand, with bounds on steps
 //! and depth, and the menu entry that the value of `default` names is then run for its `linux`
-//! and `initrd` commands ([`menu`]). Commands that only draw or load modules do nothing.
+//! and `initrd` commands (`menu`). Commands that only draw or load modules do nothing.
 
 mod commands;
 mod environment;

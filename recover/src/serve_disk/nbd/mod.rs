@@ -4,8 +4,8 @@
 //! A flush on one connection covers the writes of all, so `CAN_MULTI_CONN` is true. There is
 //! no encryption and no authentication: it listens on loopback or on a Unix socket only.
 //!
-//! * [`handshake`]: how a client comes to an export.
-//! * [`transmission`]: what it then asks.
+//! * `handshake`: how a client comes to an export.
+//! * `transmission`: what it then asks.
 
 mod handshake;
 mod transmission;
