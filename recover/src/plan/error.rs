@@ -78,7 +78,7 @@ impl PlanError {
             Self::NoSystem { likely, .. } => likely.remedy().into(),
             Self::NoKernel { .. } => "give a site kernel with virtio and ext4 built in".into(),
             Self::SiteKernelNeeded { can_be_forced: true, .. } => {
-                "give a site kernel with virtio and ext4 built in, or insist on the image's own and expect a start of minutes".into()
+                "give a site kernel with virtio and ext4 built in (--site-kernel FILE), or insist on the image's own (--image-kernel) and expect a start of minutes".into()
             }
             Self::SiteKernelNeeded { .. } => "give a site kernel with virtio and ext4 built in".into(),
             Self::NoSiteKernel { .. } => "check the path of the site kernel".into(),
