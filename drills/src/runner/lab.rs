@@ -41,6 +41,8 @@ pub(super) struct Fake {
     /// The fault strikes at the server with this number.
     at: usize,
     interruption: Interruption,
+    /// An hour before the fake was made, so never less than that before the drill's start.
+    taken: Timestamp,
     pub(super) journal: Journal,
 }
 
@@ -104,9 +106,7 @@ impl Rehearsal for Fake {
                 id: "00".repeat(16),
                 name: order.server.server.clone(),
                 point: "ab".repeat(16),
-                taken: Some(Timestamp::from_millis(
-                    Timestamp::now().as_millis() - 3_600_000,
-                )),
+                taken: Some(self.taken),
                 steps: vec![
                     ("plan".into(), Duration::ZERO),
                     ("disk".into(), Duration::ZERO),
@@ -199,6 +199,7 @@ impl Lab {
             fault,
             at,
             interruption: Interruption::default(),
+            taken: Timestamp::from_millis(Timestamp::now().as_millis() - 3_600_000),
             journal: Journal::default(),
         }
     }
