@@ -25,6 +25,7 @@
 //! * **Tenants never meet**: every look-up and every pack belongs to one tenant.
 
 pub mod catalogue;
+pub mod clock;
 pub mod completeness;
 pub mod directory;
 pub mod error;

@@ -130,6 +130,20 @@ pub enum EntryKind {
     Server = 3,
     /// A recovery site's enrolment.
     Site = 4,
+    /// A recovery point was deleted.
+    Deletion = 5,
+    /// A pack's live entries were copied, and the pack is gone or about to be.
+    Retired = 6,
+    /// A recovery point is held back from deletion, or no longer.
+    Hold = 7,
+    /// A recovery point may not be deleted before a moment of vault time.
+    Lock = 8,
+    /// How far vault time has come, and the audit log.
+    Clock = 9,
+    /// The enrolment of an operator, auditor or administrator.
+    Person = 10,
+    /// Certificates of an identity count no more.
+    Revocation = 11,
 }
 
 impl EntryKind {
@@ -141,6 +155,13 @@ impl EntryKind {
             Self::Point,
             Self::Server,
             Self::Site,
+            Self::Deletion,
+            Self::Retired,
+            Self::Hold,
+            Self::Lock,
+            Self::Clock,
+            Self::Person,
+            Self::Revocation,
         ]
         .into_iter()
         .find(|kind| *kind as u8 == number)

@@ -24,7 +24,36 @@ pub struct Located {
     pub complete: bool,
 }
 
+/// Where a chunk is, and how many refer to it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ChunkState {
+    /// Nothing when it is not stored.
+    pub place: Option<Located>,
+    /// Stored nodes and recovery points that refer to it.
+    pub refs: u64,
+}
+
 impl Catalogue {
+    /// Where the chunks are and how many refer to each, in the order asked.
+    pub fn states(&self, tenant: TenantId, ids: &[ChunkId]) -> Result<Vec<ChunkState>, StoreError> {
+        let places = self.locate(tenant, ids)?;
+        let Some(tenant) = self.tenant(tenant)? else {
+            return Ok(vec![ChunkState::default(); ids.len()]);
+        };
+        let mut query = self
+            .db
+            .prepare_cached("SELECT refs FROM chunks WHERE tenant = ?1 AND id = ?2")?;
+        let mut states = Vec::with_capacity(ids.len());
+        for (id, place) in ids.iter().zip(places) {
+            let refs: Option<i64> = query
+                .query_row(params![tenant, id.as_bytes()], |row| row.get(0))
+                .optional()?;
+            let refs = refs.unwrap_or(0).max(0) as u64;
+            states.push(ChunkState { place, refs });
+        }
+        Ok(states)
+    }
+
     /// Where the chunks are, in the order asked.
     pub fn locate(
         &self,
@@ -36,7 +65,8 @@ impl Catalogue {
         };
         let epoch = self.epoch()?;
         let mut query = self.db.prepare_cached(
-            "SELECT pack, offset, length, kind, complete FROM chunks WHERE tenant = ?1 AND id = ?2",
+            "SELECT pack, offset, length, kind, complete FROM chunks
+             WHERE tenant = ?1 AND id = ?2 AND pack != 0",
         )?;
         let mut found = Vec::with_capacity(ids.len());
         for id in ids {
@@ -65,15 +95,17 @@ impl Catalogue {
         let Some(tenant) = self.tenant(pack.tenant)? else {
             return Ok(());
         };
-        let mut delete = self.db.prepare_cached(
-            "DELETE FROM chunks WHERE tenant = ?1 AND id = ?2 AND pack = ?3
+        let mut there = self.db.prepare_cached(
+            "SELECT 1 FROM chunks WHERE tenant = ?1 AND id = ?2 AND pack = ?3
              AND offset >= ?4 AND offset < ?5",
         )?;
         let (start, end) = (offsets.start as i64, offsets.end as i64);
         let mut forgotten = 0;
         for id in ids {
-            let place = params![tenant, id.as_bytes(), pack.number, start, end];
-            forgotten += delete.execute(place)?;
+            if there.exists(params![tenant, id.as_bytes(), pack.number, start, end])? {
+                self.forget_place(tenant, *id)?;
+                forgotten += 1;
+            }
         }
         match forgotten {
             0 => Ok(()),

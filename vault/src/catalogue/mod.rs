@@ -4,7 +4,10 @@
 //! complete. Losing it costs a scan of the packs, the tokens that wait, and a verification.
 
 mod chunks;
+mod governance;
 mod listing;
+mod references;
+mod take;
 mod tokens;
 
 use std::path::Path;
@@ -17,31 +20,46 @@ use relevo_wire::manifest::SealedManifest;
 use relevo_wire::{PointId, TenantId};
 
 use crate::error::StoreError;
-use crate::record::{ChunkKind, Record};
 use crate::volume::PackId;
 
-pub use chunks::Located;
+pub use chunks::{ChunkState, Located};
 pub use listing::Image;
+pub use references::PackUse;
+pub use take::Placed;
 pub use tokens::{Role, TokenError, TokenRow};
 
 /// Version of the tables. A catalogue of another one is made anew from the packs.
-const SCHEMA: i64 = 1;
+const SCHEMA: i64 = 2;
 
 const TABLES: &str = "
 CREATE TABLE tenants (number INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE);
 CREATE TABLE packs (
     tenant INTEGER NOT NULL, number INTEGER NOT NULL, scanned INTEGER NOT NULL,
+    chunks INTEGER NOT NULL, dead INTEGER NOT NULL,
+    PRIMARY KEY (tenant, number)) WITHOUT ROWID;
+CREATE TABLE retired (
+    tenant INTEGER NOT NULL, number INTEGER NOT NULL, retired INTEGER NOT NULL,
     PRIMARY KEY (tenant, number)) WITHOUT ROWID;
 CREATE TABLE chunks (
     tenant INTEGER NOT NULL, id BLOB NOT NULL,
     pack INTEGER NOT NULL, offset INTEGER NOT NULL, length INTEGER NOT NULL,
-    kind INTEGER NOT NULL, complete INTEGER NOT NULL DEFAULT 0,
+    kind INTEGER NOT NULL, refs INTEGER NOT NULL DEFAULT 0,
+    complete INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (tenant, id)) WITHOUT ROWID;
+CREATE TABLE unreferenced (
+    tenant INTEGER NOT NULL, id BLOB NOT NULL, since INTEGER NOT NULL,
+    PRIMARY KEY (tenant, id)) WITHOUT ROWID;
+CREATE INDEX unreferenced_since ON unreferenced (tenant, since);
+CREATE TABLE losses (
+    tenant INTEGER NOT NULL, pack INTEGER NOT NULL, offset INTEGER NOT NULL,
+    length INTEGER NOT NULL, id BLOB, found INTEGER NOT NULL,
+    PRIMARY KEY (tenant, pack, offset)) WITHOUT ROWID;
 CREATE TABLE points (
     tenant INTEGER NOT NULL, id BLOB NOT NULL, server BLOB NOT NULL, taken INTEGER NOT NULL,
     committed INTEGER NOT NULL, stored INTEGER NOT NULL,
     disk INTEGER NOT NULL, sent INTEGER NOT NULL,
-    manifest BLOB NOT NULL, pack INTEGER NOT NULL, offset INTEGER NOT NULL, verified INTEGER,
+    manifest BLOB NOT NULL, pack INTEGER NOT NULL, offset INTEGER NOT NULL,
+    length INTEGER NOT NULL, locked INTEGER NOT NULL, verified INTEGER,
     PRIMARY KEY (tenant, id)) WITHOUT ROWID;
 CREATE INDEX points_by_server ON points (tenant, server, taken);
 CREATE TABLE servers (
@@ -50,20 +68,34 @@ CREATE TABLE servers (
 CREATE TABLE sites (
     tenant INTEGER NOT NULL, id BLOB NOT NULL, name TEXT NOT NULL, enrolled INTEGER NOT NULL,
     PRIMARY KEY (tenant, id)) WITHOUT ROWID;
+CREATE TABLE people (
+    tenant INTEGER NOT NULL, id BLOB NOT NULL, role TEXT NOT NULL, name TEXT NOT NULL,
+    enrolled INTEGER NOT NULL,
+    PRIMARY KEY (tenant, id)) WITHOUT ROWID;
+CREATE TABLE revocations (
+    tenant INTEGER NOT NULL, identity TEXT NOT NULL, until INTEGER NOT NULL,
+    by TEXT NOT NULL, reason TEXT NOT NULL,
+    PRIMARY KEY (tenant, identity)) WITHOUT ROWID;
+CREATE TABLE deletions (
+    tenant INTEGER NOT NULL, point BLOB NOT NULL, server BLOB NOT NULL, deleted INTEGER NOT NULL,
+    by TEXT NOT NULL, reason TEXT NOT NULL, highest INTEGER NOT NULL,
+    PRIMARY KEY (tenant, point)) WITHOUT ROWID;
+CREATE TABLE holds (
+    tenant INTEGER NOT NULL, point BLOB NOT NULL, held INTEGER NOT NULL, changed INTEGER NOT NULL,
+    by TEXT NOT NULL, reason TEXT NOT NULL,
+    PRIMARY KEY (tenant, point)) WITHOUT ROWID;
+CREATE TABLE locks (
+    tenant INTEGER NOT NULL, point BLOB NOT NULL, until INTEGER NOT NULL,
+    changed INTEGER NOT NULL, by TEXT NOT NULL,
+    PRIMARY KEY (tenant, point)) WITHOUT ROWID;
+CREATE TABLE clocks (
+    tenant INTEGER PRIMARY KEY, time INTEGER NOT NULL, wall INTEGER NOT NULL,
+    audit_entries INTEGER NOT NULL, audit_head BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE tokens (
     hash BLOB PRIMARY KEY, role TEXT NOT NULL, tenant BLOB, created INTEGER NOT NULL,
     expires INTEGER NOT NULL, used INTEGER) WITHOUT ROWID;
 CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 ";
-
-/// A record and where its entry begins.
-#[derive(Clone, Debug)]
-pub struct Placed<'a> {
-    /// Where.
-    pub offset: u64,
-    /// What.
-    pub record: &'a Record,
-}
 
 /// One connection to the catalogue.
 pub struct Catalogue {
@@ -200,7 +232,7 @@ impl Catalogue {
     pub fn packs(&self) -> Result<Vec<(PackId, u64)>, StoreError> {
         let mut query = self.db.prepare_cached(
             "SELECT t.id, p.number, p.scanned FROM packs p JOIN tenants t ON t.number = p.tenant
-             ORDER BY p.tenant, p.number",
+             WHERE p.scanned > 0 ORDER BY p.tenant, p.number",
         )?;
         let rows = query.query_map([], |row| {
             let tenant = TenantId::from_bytes(row.get(0)?);
@@ -208,100 +240,6 @@ impl Catalogue {
             Ok((PackId { tenant, number }, row.get::<_, i64>(2)? as u64))
         })?;
         Ok(rows.collect::<Result<_, _>>()?)
-    }
-
-    /// Takes in what stands in a pack, and that the pack is known up to `scanned`. Records that
-    /// are known keep their place.
-    pub fn take(
-        &self,
-        pack: PackId,
-        scanned: u64,
-        records: &[Placed<'_>],
-    ) -> Result<(), StoreError> {
-        let tenant = self.tenant_or_new(pack.tenant)?;
-        let mut chunk = self.db.prepare_cached(
-            "INSERT OR IGNORE INTO chunks (tenant, id, pack, offset, length, kind)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-        )?;
-        for Placed { offset, record } in records {
-            let offset = *offset as i64;
-            match record {
-                Record::Chunk(c) => {
-                    // A node that cannot be read is catalogued as data: nothing can refer to it
-                    // as a node, and its bytes are kept.
-                    let kind = ChunkKind::of(c).unwrap_or(ChunkKind::Data);
-                    let length = c.bytes().len() as i64;
-                    chunk.execute(params![
-                        tenant,
-                        c.id().as_bytes(),
-                        pack.number,
-                        offset,
-                        length,
-                        kind.number()
-                    ])?;
-                }
-                Record::Point(p) => {
-                    let Ok(public) = p.manifest.public() else {
-                        tracing::warn!(%pack, offset, "a recovery point of a newer release is left aside");
-                        continue;
-                    };
-                    let manifest = p
-                        .manifest
-                        .to_bytes()
-                        .map_err(|e| StoreError::Catalogue(e.to_string()))?;
-                    self.db
-                        .prepare_cached(
-                            "INSERT OR IGNORE INTO points VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, NULL)",
-                        )?
-                        .execute(params![
-                            tenant, public.point.as_bytes(), public.server.as_bytes(),
-                            public.taken.as_millis(), p.committed.as_millis(), p.stored as i64,
-                            public.totals.disk as i64, public.totals.sent as i64,
-                            manifest, pack.number, offset
-                        ])?;
-                }
-                Record::Server(s) => {
-                    self.db
-                        .prepare_cached("INSERT OR REPLACE INTO servers VALUES (?1, ?2, ?3, ?4)")?
-                        .execute(params![
-                            tenant,
-                            s.id.as_bytes(),
-                            s.name,
-                            s.enrolled.as_millis()
-                        ])?;
-                }
-                Record::Site(s) => {
-                    self.db
-                        .prepare_cached("INSERT OR REPLACE INTO sites VALUES (?1, ?2, ?3, ?4)")?
-                        .execute(params![
-                            tenant,
-                            s.id.as_bytes(),
-                            s.name,
-                            s.enrolled.as_millis()
-                        ])?;
-                }
-            }
-        }
-        self.db
-            .prepare_cached("INSERT OR REPLACE INTO packs VALUES (?1, ?2, ?3)")?
-            .execute(params![tenant, pack.number, scanned as i64])?;
-        Ok(())
-    }
-
-    /// Forgets everything in a pack that is not what it was.
-    pub fn forget_pack(&self, pack: PackId) -> Result<(), StoreError> {
-        let Some(tenant) = self.tenant(pack.tenant)? else {
-            return Ok(());
-        };
-        for table in ["chunks", "points"] {
-            let delete = format!("DELETE FROM {table} WHERE tenant = ?1 AND pack = ?2");
-            self.db.execute(&delete, params![tenant, pack.number])?;
-        }
-        self.db.execute(
-            "DELETE FROM packs WHERE tenant = ?1 AND number = ?2",
-            params![tenant, pack.number],
-        )?;
-        self.set_epoch()
     }
 
     /// A committed point: its manifest and the bytes that it added.

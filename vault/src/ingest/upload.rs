@@ -132,6 +132,7 @@ impl<V: Volume> Vault<V> {
             manifest,
             committed: Timestamp::now(),
             stored: added,
+            locked: None,
         };
         let body = minicbor::to_vec(&point).map_err(|e| corrupt(e.to_string()))?;
         point.stored += stored_size(body.len());

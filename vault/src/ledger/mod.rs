@@ -159,6 +159,9 @@ impl<V: Volume> Ledger<V> {
                 if let Record::Point(point) = record
                     && let Ok(public) = point.manifest.public()
                 {
+                    if self.catalogue.was_deleted(tenant, public.point)? {
+                        return Err(StoreError::PointTaken(public.point));
+                    }
                     let stored = self.catalogue.point(tenant, public.point)?;
                     let earlier = stored.map(|(manifest, _)| manifest);
                     match earlier.or_else(|| points.get(&public.point).cloned()) {

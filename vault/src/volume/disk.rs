@@ -128,6 +128,17 @@ impl Volume for DiskVolume {
         self.writer(pack)?.sync_data()
     }
 
+    fn remove(&self, pack: PackId) -> io::Result<()> {
+        for handles in [&self.readers, &self.writers] {
+            let mut handles = handles.lock().unwrap_or_else(PoisonError::into_inner);
+            handles.remove(&pack);
+        }
+        match fs::remove_file(self.path(pack)) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
+    }
+
     fn sync_directory(&self, tenant: TenantId) -> io::Result<()> {
         File::open(self.root.join(tenant.to_string()))?.sync_all()?;
         File::open(&self.root)?.sync_all()

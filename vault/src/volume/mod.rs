@@ -43,6 +43,8 @@ pub trait Volume: Send + Sync + 'static {
     fn truncate(&self, pack: PackId, length: u64) -> io::Result<()>;
     /// Makes what was written to the pack, and its length, durable.
     fn sync(&self, pack: PackId) -> io::Result<()>;
+    /// Takes a pack away. Durable after [`sync_directory`](Self::sync_directory).
+    fn remove(&self, pack: PackId) -> io::Result<()>;
     /// Makes the names of a tenant's packs durable.
     fn sync_directory(&self, tenant: TenantId) -> io::Result<()>;
 }

@@ -62,6 +62,8 @@ pub(crate) enum Fault {
 
 struct State {
     files: BTreeMap<PackId, File>,
+    /// Taken away, which is not durable yet.
+    removed: BTreeMap<PackId, File>,
     dice: Dice,
     /// Changes until the fault.
     countdown: Option<(u64, Fault)>,
@@ -77,6 +79,7 @@ impl SimulatedDisk {
     pub(crate) fn new(seed: u64) -> Self {
         Self(Mutex::new(State {
             files: BTreeMap::new(),
+            removed: BTreeMap::new(),
             dice: Dice::new(seed),
             countdown: None,
             down: false,
@@ -101,7 +104,17 @@ impl SimulatedDisk {
     /// Power is cut and comes back.
     pub(crate) fn crash(&self) {
         let mut state = self.state();
-        let State { files, dice, .. } = &mut *state;
+        let State {
+            files,
+            removed,
+            dice,
+            ..
+        } = &mut *state;
+        for (pack, file) in std::mem::take(removed) {
+            if file.synced.is_some() && dice.once_in(2) {
+                files.entry(pack).or_insert(file);
+            }
+        }
         files.retain(|_, file| file.synced.is_some() || dice.once_in(2));
         for file in files.values_mut() {
             let old = file.synced.clone().unwrap_or_default();
@@ -262,9 +275,19 @@ impl Volume for SimulatedDisk {
         failed.map_err(error)
     }
 
+    fn remove(&self, pack: PackId) -> io::Result<()> {
+        let mut state = self.state();
+        state.next().map_err(error)?;
+        if let Some(file) = state.files.remove(&pack) {
+            state.removed.insert(pack, file);
+        }
+        Ok(())
+    }
+
     fn sync_directory(&self, tenant: TenantId) -> io::Result<()> {
         let mut state = self.state();
         state.next().map_err(error)?;
+        state.removed.retain(|pack, _| pack.tenant != tenant);
         for (_, file) in state
             .files
             .iter_mut()

@@ -147,6 +147,10 @@ identifier!(
     SiteId, 16, "recovery site id"
 );
 identifier!(
+    /// Somebody who looks after a tenant's images: an operator, auditor or administrator.
+    PersonId, 16, "person id"
+);
+identifier!(
     /// One upload, from its opening to its commit.
     SessionId, 16, "session id"
 );
@@ -155,6 +159,7 @@ random_identifier!(ServerId);
 random_identifier!(TenantId);
 random_identifier!(VaultId);
 random_identifier!(SiteId);
+random_identifier!(PersonId);
 random_identifier!(SessionId);
 
 impl ChunkId {

@@ -36,5 +36,5 @@ pub mod time;
 pub mod tls;
 pub mod upload;
 
-pub use id::{ChunkId, PointId, ServerId, SessionId, SiteId, TenantId, VaultId};
+pub use id::{ChunkId, PersonId, PointId, ServerId, SessionId, SiteId, TenantId, VaultId};
 pub use time::Timestamp;

@@ -1,5 +1,7 @@
 //! What entries of a pack mean.
 
+mod governance;
+
 use minicbor::{Decode, Encode};
 
 use bytes::Bytes;
@@ -8,7 +10,13 @@ use relevo_wire::index::NodeLinks;
 use relevo_wire::manifest::SealedManifest;
 use relevo_wire::{ServerId, SiteId, Timestamp};
 
+use crate::clock::VaultTime;
 use crate::pack::EntryKind;
+
+pub use governance::{
+    ClockRecord, DeletionRecord, HoldRecord, LockRecord, PersonRecord, PersonRole, RetiredRecord,
+    RevocationRecord,
+};
 
 /// A recovery point, as its pack holds it.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -22,6 +30,9 @@ pub struct PointRecord {
     /// Bytes of packs that it added.
     #[n(2)]
     pub stored: u64,
+    /// Not to be deleted before this moment of vault time.
+    #[n(3)]
+    pub locked: Option<VaultTime>,
 }
 
 /// A server's enrolment.
@@ -63,6 +74,20 @@ pub enum Record {
     Server(ServerRecord),
     /// A recovery site.
     Site(SiteRecord),
+    /// A recovery point was deleted.
+    Deletion(DeletionRecord),
+    /// A pack is gone.
+    Retired(RetiredRecord),
+    /// A hold was set or released.
+    Hold(HoldRecord),
+    /// A lock was set or lengthened.
+    Lock(LockRecord),
+    /// Vault time and the audit log's head.
+    Clock(ClockRecord),
+    /// A person.
+    Person(PersonRecord),
+    /// Certificates count no more.
+    Revocation(RevocationRecord),
 }
 
 impl Record {
@@ -73,6 +98,13 @@ impl Record {
             Self::Point(_) => EntryKind::Point,
             Self::Server(_) => EntryKind::Server,
             Self::Site(_) => EntryKind::Site,
+            Self::Deletion(_) => EntryKind::Deletion,
+            Self::Retired(_) => EntryKind::Retired,
+            Self::Hold(_) => EntryKind::Hold,
+            Self::Lock(_) => EntryKind::Lock,
+            Self::Clock(_) => EntryKind::Clock,
+            Self::Person(_) => EntryKind::Person,
+            Self::Revocation(_) => EntryKind::Revocation,
         }
     }
 
@@ -83,6 +115,13 @@ impl Record {
             Self::Point(point) => minicbor::to_vec(point),
             Self::Server(server) => minicbor::to_vec(server),
             Self::Site(site) => minicbor::to_vec(site),
+            Self::Deletion(deletion) => minicbor::to_vec(deletion),
+            Self::Retired(retired) => minicbor::to_vec(retired),
+            Self::Hold(hold) => minicbor::to_vec(hold),
+            Self::Lock(lock) => minicbor::to_vec(lock),
+            Self::Clock(clock) => minicbor::to_vec(clock),
+            Self::Person(person) => minicbor::to_vec(person),
+            Self::Revocation(revocation) => minicbor::to_vec(revocation),
         }
         .map_err(|e| e.to_string())?;
         Ok((*blake3::hash(&body).as_bytes(), body.into()))
@@ -101,6 +140,13 @@ impl Record {
             EntryKind::Point => minicbor::decode(body).map(|p| Self::Point(Box::new(p))),
             EntryKind::Server => minicbor::decode(body).map(Self::Server),
             EntryKind::Site => minicbor::decode(body).map(Self::Site),
+            EntryKind::Deletion => minicbor::decode(body).map(Self::Deletion),
+            EntryKind::Retired => minicbor::decode(body).map(Self::Retired),
+            EntryKind::Hold => minicbor::decode(body).map(Self::Hold),
+            EntryKind::Lock => minicbor::decode(body).map(Self::Lock),
+            EntryKind::Clock => minicbor::decode(body).map(Self::Clock),
+            EntryKind::Person => minicbor::decode(body).map(Self::Person),
+            EntryKind::Revocation => minicbor::decode(body).map(Self::Revocation),
         }
         .map_err(|e| format!("it cannot be read: {e}"))
     }
