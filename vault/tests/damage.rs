@@ -26,11 +26,14 @@ async fn points(reader: &VaultConnection, image: &Image) -> Vec<relevo_wire::Poi
 /// Guards the promise that what was acknowledged survives a process killed at any moment.
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_during_uploads_it_keeps_what_it_acknowledged() {
-    let (_keep, dir) = new_vault();
-    let keys = OpeningKeys::generate().unwrap();
-    let serving = Serving::start(&dir);
-    let agent = enroll(&dir, &serving.address, "agent", &keys).await;
-    let site = enroll(&dir, &serving.address, "recovery", &keys).await;
+    let Lab {
+        _keep,
+        dir,
+        keys,
+        serving,
+        agent,
+        site,
+    } = Lab::start().await;
     serving.stop();
     let server = server_of(&agent);
     let (mut acknowledged, mut committed) = (Vec::new(), Vec::new());
@@ -123,11 +126,14 @@ fn flip(path: &Path, at: u64) {
 /// Guards against silent rot, and the way back: found, named, healed by the next backup.
 #[tokio::test]
 async fn a_flipped_bit_is_found_named_and_healed_by_a_backup() {
-    let (_keep, dir) = new_vault();
-    let keys = OpeningKeys::generate().unwrap();
-    let serving = Serving::start(&dir);
-    let agent = enroll(&dir, &serving.address, "agent", &keys).await;
-    let site = enroll(&dir, &serving.address, "recovery", &keys).await;
+    let Lab {
+        _keep,
+        dir,
+        keys,
+        serving: _serving,
+        agent,
+        site,
+    } = Lab::start().await;
     let image = image(&keys, server_of(&agent), 3, 3);
     let client = VaultConnection::connect(&agent).await.unwrap();
     back_up(&client, &image).await;
@@ -181,11 +187,14 @@ async fn a_flipped_bit_is_found_named_and_healed_by_a_backup() {
 /// Guards the packs as the whole truth.
 #[tokio::test]
 async fn without_its_catalogue_a_vault_shows_the_same_points() {
-    let (_keep, dir) = new_vault();
-    let keys = OpeningKeys::generate().unwrap();
-    let serving = Serving::start(&dir);
-    let agent = enroll(&dir, &serving.address, "agent", &keys).await;
-    let site = enroll(&dir, &serving.address, "recovery", &keys).await;
+    let Lab {
+        _keep,
+        dir,
+        keys,
+        serving,
+        agent,
+        site,
+    } = Lab::start().await;
     let client = VaultConnection::connect(&agent).await.unwrap();
     let images = [1, 2].map(|seed| image(&keys, server_of(&agent), seed, 2));
     for image in &images {

@@ -10,7 +10,6 @@ use relevo_wire::client::VaultConnection;
 use relevo_wire::enrollment::Enrollment;
 use relevo_wire::frame::{self, FrameDecoder};
 use relevo_wire::identity::VAULT_NAME;
-use relevo_wire::key::OpeningKeys;
 use relevo_wire::message::{RefusalCode, Request, Response};
 use relevo_wire::tls;
 use support::*;
@@ -59,10 +58,13 @@ impl Raw {
 /// Guards the vault's life and memory against whatever an enrolled peer sends.
 #[tokio::test]
 async fn broken_requests_are_refused_and_the_vault_lives_on() {
-    let (_keep, dir) = new_vault();
-    let keys = OpeningKeys::generate().unwrap();
-    let serving = Serving::start(&dir);
-    let agent = enroll(&dir, &serving.address, "agent", &keys).await;
+    let Lab {
+        _keep,
+        keys,
+        serving: _serving,
+        agent,
+        ..
+    } = Lab::start().await;
     let raw = Raw::connect(&agent).await;
     let session = match raw
         .say(&frame::encode(&Request::OpenSession).unwrap())
@@ -208,10 +210,14 @@ async fn at_once<T>(future: impl Future<Output = T>) -> Option<T> {
 /// Guards all other servers against one that takes every place.
 #[tokio::test]
 async fn one_peer_takes_only_so_many_places() {
-    let (_keep, dir) = new_vault();
-    let keys = OpeningKeys::generate().unwrap();
-    let serving = Serving::start(&dir);
-    let greedy = enroll(&dir, &serving.address, "agent", &keys).await;
+    let Lab {
+        _keep,
+        dir,
+        keys,
+        serving,
+        agent: greedy,
+        ..
+    } = Lab::start().await;
     let other = enroll(&dir, &serving.address, "agent", &keys).await;
     let mut places = Vec::new();
     for _ in 0..16 {
@@ -229,11 +235,14 @@ async fn one_peer_takes_only_so_many_places() {
 /// Guards the recovery site's list, and the vault's memory, against manifests made long.
 #[tokio::test]
 async fn long_manifests_leave_the_list_of_points_readable() {
-    let (_keep, dir) = new_vault();
-    let keys = OpeningKeys::generate().unwrap();
-    let serving = Serving::start(&dir);
-    let agent = enroll(&dir, &serving.address, "agent", &keys).await;
-    let site = enroll(&dir, &serving.address, "recovery", &keys).await;
+    let Lab {
+        _keep,
+        keys,
+        serving: _serving,
+        agent,
+        site,
+        ..
+    } = Lab::start().await;
     let vault = VaultConnection::connect(&agent).await.unwrap();
     let server = server_of(&agent);
     let mut last = None;

@@ -24,11 +24,14 @@ fn refusal(error: &ClientError) -> RefusalCode {
 /// The main job: what an agent stores, a recovery site reads, over a restart too.
 #[tokio::test]
 async fn an_image_is_stored_committed_listed_and_read_back() {
-    let (_keep, dir) = new_vault();
-    let keys = OpeningKeys::generate().unwrap();
-    let serving = Serving::start(&dir);
-    let agent = enroll(&dir, &serving.address, "agent", &keys).await;
-    let site = enroll(&dir, &serving.address, "recovery", &keys).await;
+    let Lab {
+        _keep,
+        dir,
+        keys,
+        serving,
+        agent,
+        site,
+    } = Lab::start().await;
     let image = image(&keys, server_of(&agent), 1, 40);
     let vault = VaultConnection::connect(&agent).await.unwrap();
 
@@ -143,11 +146,14 @@ async fn a_token_lets_one_in_once_and_in_time() {
 
 #[tokio::test]
 async fn nobody_does_what_his_certificate_does_not_allow() {
-    let (_keep, dir) = new_vault();
-    let keys = OpeningKeys::generate().unwrap();
-    let serving = Serving::start(&dir);
-    let agent = enroll(&dir, &serving.address, "agent", &keys).await;
-    let site = enroll(&dir, &serving.address, "recovery", &keys).await;
+    let Lab {
+        _keep,
+        dir,
+        keys,
+        serving,
+        agent,
+        site,
+    } = Lab::start().await;
     let vault = VaultConnection::connect(&agent).await.unwrap();
     let reader = VaultConnection::connect(&site).await.unwrap();
     let server = server_of(&agent);

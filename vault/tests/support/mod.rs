@@ -104,6 +104,34 @@ impl Drop for Serving {
     }
 }
 
+/// A vault that serves, its tenant's keys, an enrolled agent and recovery site.
+pub struct Lab {
+    pub _keep: tempfile::TempDir,
+    pub dir: PathBuf,
+    pub keys: OpeningKeys,
+    pub serving: Serving,
+    pub agent: Enrollment,
+    pub site: Enrollment,
+}
+
+impl Lab {
+    pub async fn start() -> Self {
+        let (keep, dir) = new_vault();
+        let keys = OpeningKeys::generate().unwrap();
+        let serving = Serving::start(&dir);
+        let agent = enroll(&dir, &serving.address, "agent", &keys).await;
+        let site = enroll(&dir, &serving.address, "recovery", &keys).await;
+        Self {
+            _keep: keep,
+            dir,
+            keys,
+            serving,
+            agent,
+            site,
+        }
+    }
+}
+
 pub fn token(dir: &Path, role: &str, more: &[&str]) -> Token {
     let made = vault(dir, &[&["token", "--json", "--role", role], more].concat());
     assert!(made.status.success(), "{}", stderr(&made));
