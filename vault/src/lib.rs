@@ -9,9 +9,11 @@
 //!
 //! * [`directory`]: a vault's directory, its format, authority and lock.
 //! * [`volume`], [`pack`], [`record`], [`scan`]: pack files, from bytes to records and back.
-//! * [`catalogue`]: where everything is; SQLite, derived from the packs.
+//! * [`catalogue`]: where everything is; SQLite, derived from the packs. [`index`]: the chunks of
+//!   it, in sorted files, since there are many.
 //! * [`ledger`], [`store`]: the only writer, and what everybody else uses.
 //! * [`completeness`], [`ingest`]: what a request does, without a network.
+//! * [`settings`], [`retention`], [`clock`]: what the operator decides, what goes, when locks end.
 //! * [`server`]: the network. [`token`], [`images`], [`verify`], [`rebuild`]: the commands.
 //!
 //! Invariants:
@@ -30,13 +32,16 @@ pub mod completeness;
 pub mod directory;
 pub mod error;
 pub mod images;
+pub mod index;
 pub mod ingest;
 pub mod ledger;
 pub mod pack;
 pub mod rebuild;
 pub mod record;
+pub mod retention;
 pub mod scan;
 pub mod server;
+pub mod settings;
 pub mod store;
 pub mod token;
 pub mod verify;
