@@ -12,7 +12,7 @@ use minicbor::{Decode, Encode};
 use crate::chunk::{NONCE, open_with, seal_tail};
 use crate::id::{ChunkId, PointId, ServerId};
 use crate::index::ChunkRef;
-use crate::key::{ChunkKey, OpeningKeys, SealingKeys, TenantPublicKey, TenantSecret};
+use crate::key::{ChunkKey, Generation, OpeningKeys, SealingKeys, TenantPublicKey, TenantSecret};
 use crate::time::Timestamp;
 
 /// The version of this page.
@@ -243,27 +243,38 @@ impl SealedManifest {
         self.public.len()
     }
 
-    /// Opens it at the recovery site.
+    /// Opens it at the recovery site, with the keys of whatever generation it was sealed to.
     pub fn open(
         &self,
         keys: &OpeningKeys,
     ) -> Result<(PublicManifest, ManifestBody), ManifestError> {
-        let sealing = &keys.sealing;
-        let mac = authenticator(&sealing.secret, &self.public, &self.ephemeral, &self.body);
-        if blake3::Hash::from(mac) != blake3::Hash::from(self.mac) {
-            return Err(ManifestError::Unauthentic);
+        let mac = |secret: &TenantSecret| {
+            authenticator(secret, &self.public, &self.ephemeral, &self.body)
+        };
+        let made_by = |generation: &Generation| {
+            blake3::Hash::from(mac(&generation.secret)) == blake3::Hash::from(self.mac)
+        };
+        // Generations may share a secret: the pair decides.
+        for generation in keys.generations().filter(made_by) {
+            let public = self.public()?;
+            if let Some(body) = self.open_body(&generation)? {
+                return Ok((public, from_bytes(&body)?));
+            }
         }
-        let public = self.public()?;
-        let own = keys
+        Err(ManifestError::Unauthentic)
+    }
+
+    /// The body, when it was sealed to this generation's public key.
+    fn open_body(&self, generation: &Generation) -> Result<Option<Vec<u8>>, ManifestError> {
+        let own = generation
             .private
             .agreement_key()
             .map_err(|_| ManifestError::Unauthentic)?;
         let peer = UnparsedPublicKey::new(&X25519, self.ephemeral);
         let key = agreement::agree(&own, peer, ManifestError::Unauthentic, |shared| {
-            Ok(body_key(&self.ephemeral, &sealing.public, shared))
+            Ok(body_key(&self.ephemeral, &generation.public, shared))
         })?;
-        let body = open_with(&self.body, &key, &self.public).ok_or(ManifestError::Unauthentic)?;
-        Ok((public, from_bytes(&body)?))
+        Ok(open_with(&self.body, &key, &self.public))
     }
 
     /// Its encoding.
@@ -360,6 +371,24 @@ mod tests {
             sealed.open(&stolen).unwrap_err(),
             ManifestError::Unauthentic
         );
+    }
+
+    /// Guards old images after a rotation, and new ones against keys that were rotated away.
+    #[test]
+    fn every_generation_opens_what_was_sealed_in_its_time() {
+        let first = OpeningKeys::generate().unwrap();
+        let mut keys = first.clone();
+        let mut sealed = vec![sample(&keys.sealing)];
+        for new_secret in [false, true, false] {
+            keys.rotate(new_secret).unwrap();
+            sealed.push(sample(&keys.sealing));
+        }
+        for (manifest, body) in &sealed {
+            assert_eq!(&manifest.open(&keys).unwrap().1, body);
+        }
+        assert!(sealed[0].0.open(&first).is_ok());
+        assert!(sealed[1].0.open(&first).is_err());
+        assert!(sealed[2].0.open(&first).is_err());
     }
 
     #[test]
