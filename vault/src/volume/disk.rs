@@ -1,4 +1,4 @@
-//! Packs in a directory of a real file system: `packs/<tenant>/<number>.pack`.
+//! Packs and parity in a directory of a real file system: `packs/<tenant>/<number>.pack`.
 
 use std::collections::HashMap;
 use std::fs::{self, File, OpenOptions};
@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use relevo_wire::TenantId;
 
-use super::{PackId, Volume};
+use super::{FileId, Volume};
 
 /// Files kept open; more are closed and opened again when needed.
 const OPEN_FILES: usize = 256;
@@ -21,7 +21,7 @@ pub struct DiskVolume {
     writers: Handles,
 }
 
-type Handles = Mutex<HashMap<PackId, Arc<File>>>;
+type Handles = Mutex<HashMap<FileId, Arc<File>>>;
 
 impl DiskVolume {
     /// The packs below `root`, which exists.
@@ -33,57 +33,63 @@ impl DiskVolume {
         }
     }
 
-    /// Where a pack is.
-    pub fn path(&self, pack: PackId) -> PathBuf {
-        self.root.join(pack.to_string())
+    /// Where a file is.
+    pub fn path(&self, file: impl Into<FileId>) -> PathBuf {
+        self.root.join(file.into().to_string())
     }
 
-    fn open(&self, handles: &Handles, pack: PackId, write: bool) -> io::Result<Arc<File>> {
+    fn open(&self, handles: &Handles, id: FileId, write: bool) -> io::Result<Arc<File>> {
         let mut handles = handles.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(file) = handles.get(&pack) {
+        if let Some(file) = handles.get(&id) {
             return Ok(file.clone());
         }
         let file = OpenOptions::new()
             .read(true)
             .write(write)
-            .open(self.path(pack))?;
+            .open(self.path(id))?;
         if handles.len() >= OPEN_FILES {
             handles.clear();
         }
         let file = Arc::new(file);
-        handles.insert(pack, file.clone());
+        handles.insert(id, file.clone());
         Ok(file)
     }
 
-    fn reader(&self, pack: PackId) -> io::Result<Arc<File>> {
-        self.open(&self.readers, pack, false)
+    fn reader(&self, file: impl Into<FileId>) -> io::Result<Arc<File>> {
+        self.open(&self.readers, file.into(), false)
     }
 
-    fn writer(&self, pack: PackId) -> io::Result<Arc<File>> {
-        self.open(&self.writers, pack, true)
+    fn writer(&self, file: impl Into<FileId>) -> io::Result<Arc<File>> {
+        self.open(&self.writers, file.into(), true)
+    }
+
+    /// What is open under a name is not what has it next.
+    fn close(&self, file: FileId) {
+        for handles in [&self.readers, &self.writers] {
+            let mut handles = handles.lock().unwrap_or_else(PoisonError::into_inner);
+            handles.remove(&file);
+        }
     }
 }
 
 impl Volume for DiskVolume {
-    fn list(&self) -> io::Result<Vec<PackId>> {
-        let mut packs = Vec::new();
+    fn list_files(&self) -> io::Result<Vec<FileId>> {
+        let mut files = Vec::new();
         for directory in fs::read_dir(&self.root)? {
             let directory = directory?.path();
             let Some(tenant) = name_of(&directory).and_then(|name| name.parse().ok()) else {
                 continue;
             };
             for file in fs::read_dir(&directory)? {
-                let number = name_of(&file?.path())
-                    .and_then(|name| name.strip_suffix(".pack"))
-                    .and_then(|digits| digits.parse().ok());
-                packs.extend(number.map(|number| PackId { tenant, number }));
+                let path = file?.path();
+                files.extend(name_of(&path).and_then(|name| FileId::of_name(tenant, name)));
             }
         }
-        Ok(packs)
+        Ok(files)
     }
 
-    fn create(&self, pack: PackId) -> io::Result<()> {
-        let path = self.path(pack);
+    fn create(&self, file: impl Into<FileId>) -> io::Result<()> {
+        let path = self.path(file);
         if let Some(directory) = path.parent()
             && !directory.is_dir()
         {
@@ -98,12 +104,12 @@ impl Volume for DiskVolume {
             .map(drop)
     }
 
-    fn write_at(&self, pack: PackId, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.writer(pack)?.write_all_at(data, offset)
+    fn write_at(&self, file: impl Into<FileId>, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.writer(file)?.write_all_at(data, offset)
     }
 
-    fn read_at(&self, pack: PackId, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
-        let file = self.reader(pack)?;
+    fn read_at(&self, file: impl Into<FileId>, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        let file = self.reader(file)?;
         let mut filled = 0;
         while filled < buf.len() {
             match file.read_at(&mut buf[filled..], offset + filled as u64) {
@@ -116,26 +122,39 @@ impl Volume for DiskVolume {
         Ok(filled)
     }
 
-    fn length(&self, pack: PackId) -> io::Result<u64> {
-        Ok(fs::metadata(self.path(pack))?.len())
+    fn length(&self, file: impl Into<FileId>) -> io::Result<u64> {
+        Ok(fs::metadata(self.path(file))?.len())
     }
 
-    fn truncate(&self, pack: PackId, length: u64) -> io::Result<()> {
-        self.writer(pack)?.set_len(length)
+    fn truncate(&self, file: impl Into<FileId>, length: u64) -> io::Result<()> {
+        self.writer(file)?.set_len(length)
     }
 
-    fn sync(&self, pack: PackId) -> io::Result<()> {
-        self.writer(pack)?.sync_data()
+    fn sync(&self, file: impl Into<FileId>) -> io::Result<()> {
+        self.writer(file)?.sync_data()
     }
 
-    fn remove(&self, pack: PackId) -> io::Result<()> {
-        for handles in [&self.readers, &self.writers] {
-            let mut handles = handles.lock().unwrap_or_else(PoisonError::into_inner);
-            handles.remove(&pack);
-        }
-        match fs::remove_file(self.path(pack)) {
+    fn remove(&self, file: impl Into<FileId>) -> io::Result<()> {
+        let file = file.into();
+        self.close(file);
+        match fs::remove_file(self.path(file)) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
             other => other,
+        }
+    }
+
+    fn rename(&self, from: impl Into<FileId>, to: impl Into<FileId>) -> io::Result<()> {
+        let (from, to) = (from.into(), to.into());
+        fs::rename(self.path(from), self.path(to))?;
+        self.close(from);
+        self.close(to);
+        Ok(())
+    }
+
+    fn drop_cached(&self, file: impl Into<FileId>) {
+        if let Ok(file) = self.reader(file) {
+            // Advice: where it is not taken, reads come from memory.
+            let _ = rustix::fs::fadvise(&*file, 0, None, rustix::fs::Advice::DontNeed);
         }
     }
 

@@ -1,4 +1,5 @@
-//! Where pack files live. A trait, so that the store can be tried on a disk that fails.
+//! Where pack files and their parity live. A trait, so that the store can be tried on a disk
+//! that fails.
 
 mod disk;
 #[cfg(test)]
@@ -26,38 +27,128 @@ impl fmt::Display for PackId {
     }
 }
 
-/// A place for pack files. Bytes written are safe from a crash only after [`sync`](Self::sync),
-/// a new file only after [`sync_directory`](Self::sync_directory) as well.
+/// What a file of the packs' directory is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum FileKind {
+    /// A pack.
+    Pack,
+    /// Parity of a group of packs; the number is the group's.
+    Parity,
+    /// A pack that is being made anew from parity, until it is renamed.
+    NewPack,
+    /// Parity that is being written, until it is renamed.
+    NewParity,
+}
+
+impl FileKind {
+    const ALL: [Self; 4] = [Self::Pack, Self::Parity, Self::NewPack, Self::NewParity];
+
+    fn suffix(self) -> &'static str {
+        match self {
+            Self::Pack => ".pack",
+            Self::Parity => ".parity",
+            Self::NewPack => ".pack.new",
+            Self::NewParity => ".parity.new",
+        }
+    }
+}
+
+/// Names one file of the packs' directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FileId {
+    /// Whose.
+    pub tenant: TenantId,
+    /// What it is.
+    pub kind: FileKind,
+    /// Counts from 1 within the tenant and the kind.
+    pub number: u32,
+}
+
+impl FileId {
+    /// The file of this name in a tenant's directory.
+    fn of_name(tenant: TenantId, name: &str) -> Option<Self> {
+        let (kind, digits) = FileKind::ALL
+            .into_iter()
+            .find_map(|kind| Some((kind, name.strip_suffix(kind.suffix())?)))?;
+        let number = digits.parse().ok()?;
+        Some(Self {
+            tenant,
+            kind,
+            number,
+        })
+    }
+
+    /// The pack, when it is one.
+    pub fn pack(self) -> Option<PackId> {
+        (self.kind == FileKind::Pack).then_some(PackId {
+            tenant: self.tenant,
+            number: self.number,
+        })
+    }
+}
+
+impl From<PackId> for FileId {
+    fn from(pack: PackId) -> Self {
+        Self {
+            tenant: pack.tenant,
+            kind: FileKind::Pack,
+            number: pack.number,
+        }
+    }
+}
+
+impl fmt::Display for FileId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let suffix = self.kind.suffix();
+        write!(f, "{}/{:08}{suffix}", self.tenant, self.number)
+    }
+}
+
+/// A place for pack files and their parity. Bytes written are safe from a crash only after
+/// [`sync`](Self::sync), a new file or name only after [`sync_directory`](Self::sync_directory)
+/// as well.
 pub trait Volume: Send + Sync + 'static {
+    /// All files, in any order.
+    fn list_files(&self) -> io::Result<Vec<FileId>>;
     /// All packs, in any order.
-    fn list(&self) -> io::Result<Vec<PackId>>;
-    /// Makes an empty pack, and its tenant's directory. An empty one that exists is fine.
-    fn create(&self, pack: PackId) -> io::Result<()>;
+    fn list(&self) -> io::Result<Vec<PackId>> {
+        let files = self.list_files()?;
+        Ok(files.into_iter().filter_map(FileId::pack).collect())
+    }
+    /// Makes an empty file, and its tenant's directory. An empty one that exists is fine.
+    fn create(&self, file: impl Into<FileId>) -> io::Result<()>;
     /// Writes all of `data` at `offset`. After an error any part of it may have been written.
-    fn write_at(&self, pack: PackId, offset: u64, data: &[u8]) -> io::Result<()>;
+    fn write_at(&self, file: impl Into<FileId>, offset: u64, data: &[u8]) -> io::Result<()>;
     /// Fills `buf` from `offset`; fewer bytes than asked only at the end of the file.
-    fn read_at(&self, pack: PackId, offset: u64, buf: &mut [u8]) -> io::Result<usize>;
+    fn read_at(&self, file: impl Into<FileId>, offset: u64, buf: &mut [u8]) -> io::Result<usize>;
     /// Length in bytes.
-    fn length(&self, pack: PackId) -> io::Result<u64>;
-    /// Cuts a pack to `length` bytes.
-    fn truncate(&self, pack: PackId, length: u64) -> io::Result<()>;
-    /// Makes what was written to the pack, and its length, durable.
-    fn sync(&self, pack: PackId) -> io::Result<()>;
-    /// Takes a pack away. Durable after [`sync_directory`](Self::sync_directory).
-    fn remove(&self, pack: PackId) -> io::Result<()>;
-    /// Makes the names of a tenant's packs durable.
+    fn length(&self, file: impl Into<FileId>) -> io::Result<u64>;
+    /// Cuts a file to `length` bytes.
+    fn truncate(&self, file: impl Into<FileId>, length: u64) -> io::Result<()>;
+    /// Makes what was written to the file, and its length, durable.
+    fn sync(&self, file: impl Into<FileId>) -> io::Result<()>;
+    /// Takes a file away. Durable after [`sync_directory`](Self::sync_directory).
+    fn remove(&self, file: impl Into<FileId>) -> io::Result<()>;
+    /// Gives a file another name of the same tenant, in the place of what has that name. A crash
+    /// leaves the one or the other. Durable after [`sync_directory`](Self::sync_directory).
+    fn rename(&self, from: impl Into<FileId>, to: impl Into<FileId>) -> io::Result<()>;
+    /// Makes the names of a tenant's files durable.
     fn sync_directory(&self, tenant: TenantId) -> io::Result<()>;
+    /// The next reads are to come from the disk: what memory holds of the file proves nothing
+    /// of the disk, and others have better use for it.
+    fn drop_cached(&self, _file: impl Into<FileId>) {}
 }
 
 /// As [`read_exact`], but sectors that cannot be read come as zeros; how many bytes did. An
 /// error when none can be read, or when the pack is shorter.
 pub fn read_salvaging<V: Volume + ?Sized>(
     volume: &V,
-    pack: PackId,
+    file: impl Into<FileId>,
     offset: u64,
     length: usize,
 ) -> io::Result<(bytes::Bytes, usize)> {
-    let error = match read_exact(volume, pack, offset, length) {
+    let file = file.into();
+    let error = match read_exact(volume, file, offset, length) {
         Ok(bytes) => return Ok((bytes, 0)),
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(error),
         Err(error) => error,
@@ -66,7 +157,7 @@ pub fn read_salvaging<V: Volume + ?Sized>(
     let mut lost = 0;
     for (number, sector) in salvaged.chunks_mut(SECTOR).enumerate() {
         let at = offset + (number * SECTOR) as u64;
-        if volume.read_at(pack, at, sector).is_err() {
+        if volume.read_at(file, at, sector).is_err() {
             sector.fill(0);
             lost += sector.len();
         }
@@ -83,15 +174,15 @@ const SECTOR: usize = 4096;
 /// Reads exactly `length` bytes.
 pub fn read_exact<V: Volume + ?Sized>(
     volume: &V,
-    pack: PackId,
+    file: impl Into<FileId>,
     offset: u64,
     length: usize,
 ) -> io::Result<bytes::Bytes> {
     let mut buf = vec![0; length];
-    if volume.read_at(pack, offset, &mut buf)? < length {
+    if volume.read_at(file, offset, &mut buf)? < length {
         return Err(io::Error::new(
             io::ErrorKind::UnexpectedEof,
-            "the pack ends too early",
+            "the file ends too early",
         ));
     }
     Ok(buf.into())

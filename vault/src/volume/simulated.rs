@@ -1,18 +1,19 @@
 //! A disk that fails on command, all from one seed.
 //!
 //! It keeps what was synced apart from what was written. A crash keeps of each unsynced write
-//! any subset of its sectors, cuts or keeps the length, and forgets files whose directory was
-//! not synced. Writes can fail with `ENOSPC` or `EIO` after any part of them; so can syncs,
-//! after which what was not synced may be gone from the disk though reads still show it.
+//! any subset of its sectors, cuts or keeps the length, and undoes any of the changes of names
+//! whose directory was not synced. Writes can fail with `ENOSPC` or `EIO` after any part of
+//! them; so can syncs, after which what was not synced may be gone from the disk though reads
+//! still show it. Sectors can be made unreadable until they are written again, files lost.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard};
 
 use relevo_wire::TenantId;
 
-use super::{PackId, Volume};
+use super::{FileId, Volume};
 
 const SECTOR: usize = 512;
 
@@ -40,13 +41,40 @@ impl Dice {
 }
 
 #[derive(Clone, Default)]
-struct File {
+struct Inode {
     /// What reads show.
     shown: Vec<u8>,
-    /// What a crash leaves for certain; nothing when the name is not durable yet.
-    synced: Option<Vec<u8>>,
-    /// Content synced before the name was.
-    content_synced: Vec<u8>,
+    /// What a crash leaves for certain.
+    synced: Vec<u8>,
+}
+
+type Names = BTreeMap<FileId, u64>;
+
+/// A change of names that is not durable yet.
+#[derive(Clone, Copy)]
+enum Change {
+    Create(FileId, u64),
+    Remove(FileId),
+    Rename(FileId, FileId, u64),
+}
+
+impl Change {
+    fn tenant(&self) -> TenantId {
+        match self {
+            Self::Create(file, _) | Self::Remove(file) | Self::Rename(file, ..) => file.tenant,
+        }
+    }
+
+    fn apply(self, names: &mut Names) {
+        match self {
+            Self::Create(file, inode) => drop(names.insert(file, inode)),
+            Self::Remove(file) => drop(names.remove(&file)),
+            Self::Rename(from, to, inode) => {
+                names.remove(&from);
+                names.insert(to, inode);
+            }
+        }
+    }
 }
 
 /// What goes wrong next.
@@ -61,15 +89,19 @@ pub(crate) enum Fault {
 }
 
 struct State {
-    files: BTreeMap<PackId, File>,
-    /// Taken away, which is not durable yet.
-    removed: BTreeMap<PackId, File>,
+    inodes: BTreeMap<u64, Inode>,
+    /// What is seen.
+    names: Names,
+    /// What a crash leaves, but for `pending`.
+    durable: Names,
+    pending: Vec<Change>,
+    next_inode: u64,
     dice: Dice,
     /// Changes until the fault.
     countdown: Option<(u64, Fault)>,
     down: bool,
     /// Reads that touch these fail.
-    unreadable: Option<(PackId, Range<u64>)>,
+    unreadable: Vec<(u64, Range<u64>)>,
 }
 
 /// The disk.
@@ -78,12 +110,15 @@ pub(crate) struct SimulatedDisk(Mutex<State>);
 impl SimulatedDisk {
     pub(crate) fn new(seed: u64) -> Self {
         Self(Mutex::new(State {
-            files: BTreeMap::new(),
-            removed: BTreeMap::new(),
+            inodes: BTreeMap::new(),
+            names: Names::new(),
+            durable: Names::new(),
+            pending: Vec::new(),
+            next_inode: 0,
             dice: Dice::new(seed),
             countdown: None,
             down: false,
-            unreadable: None,
+            unreadable: Vec::new(),
         }))
     }
 
@@ -105,28 +140,31 @@ impl SimulatedDisk {
     pub(crate) fn crash(&self) {
         let mut state = self.state();
         let State {
-            files,
-            removed,
+            inodes,
+            names,
+            durable,
+            pending,
             dice,
             ..
         } = &mut *state;
-        for (pack, file) in std::mem::take(removed) {
-            if file.synced.is_some() && dice.once_in(2) {
-                files.entry(pack).or_insert(file);
+        for change in std::mem::take(pending) {
+            if dice.once_in(2) {
+                change.apply(durable);
             }
         }
-        files.retain(|_, file| file.synced.is_some() || dice.once_in(2));
-        for file in files.values_mut() {
-            let old = file.synced.clone().unwrap_or_default();
-            let mut after = old.clone();
+        *names = durable.clone();
+        let named: HashSet<u64> = names.values().copied().collect();
+        inodes.retain(|inode, _| named.contains(inode));
+        for file in inodes.values_mut() {
+            let mut after = std::mem::take(&mut file.synced);
             let most = file.shown.len();
             // Prefixes are what most file systems leave; holes are what the worst ones do.
             let holes = dice.once_in(3);
-            let length = match file.shown.len().checked_sub(old.len()) {
-                Some(grown) => old.len() + dice.roll(grown as u64 + 1) as usize,
+            let length = match most.checked_sub(after.len()) {
+                Some(grown) => after.len() + dice.roll(grown as u64 + 1) as usize,
                 None => match dice.once_in(2) {
                     true => most,
-                    false => old.len(),
+                    false => after.len(),
                 },
             };
             after.resize(length, 0);
@@ -136,10 +174,9 @@ impl SimulatedDisk {
                     after[at..end].copy_from_slice(&file.shown[at..end]);
                 }
             }
-            *file = File {
+            *file = Inode {
                 shown: after.clone(),
-                synced: Some(after.clone()),
-                content_synced: after,
+                synced: after,
             };
         }
         state.down = false;
@@ -154,20 +191,40 @@ impl SimulatedDisk {
         state.countdown = None;
     }
 
-    /// From now on nobody can read these bytes.
-    pub(crate) fn lose(&self, pack: PackId, bytes: Range<u64>) {
-        self.state().unreadable = Some((pack, bytes));
+    /// From now on nobody can read these bytes, until they are written again.
+    pub(crate) fn lose(&self, file: impl Into<FileId>, bytes: Range<u64>) {
+        let mut state = self.state();
+        if let Some(inode) = state.names.get(&file.into()).copied() {
+            state.unreadable.push((inode, bytes));
+        }
     }
 
-    /// Changes one bit of what is durable; which byte of which pack.
-    pub(crate) fn flip_bit(&self) -> Option<(PackId, u64)> {
+    /// A file is gone, as if it never was.
+    pub(crate) fn vanish(&self, file: impl Into<FileId>) {
+        let (mut state, file) = (self.state(), file.into());
+        state.names.remove(&file);
+        state.durable.remove(&file);
+    }
+
+    /// Changes one bit of what is durable; which byte of which file.
+    pub(crate) fn flip_bit(&self) -> Option<(FileId, u64)> {
         let mut state = self.state();
-        let State { files, dice, .. } = &mut *state;
-        let at = dice.roll(files.len() as u64) as usize;
-        let (pack, file) = files.iter_mut().nth(at)?;
+        let State {
+            names,
+            inodes,
+            dice,
+            ..
+        } = &mut *state;
+        let at = dice.roll(names.len() as u64) as usize;
+        let (id, inode) = names.iter().nth(at)?;
+        let file = inodes.get_mut(inode)?;
         let at = dice.roll(file.shown.len() as u64) as usize;
-        *file.shown.get_mut(at)? ^= 1 << dice.roll(8);
-        Some((*pack, at as u64))
+        let bit = 1 << dice.roll(8);
+        *file.shown.get_mut(at)? ^= bit;
+        if let Some(byte) = file.synced.get_mut(at) {
+            *byte ^= bit;
+        }
+        Some((*id, at as u64))
     }
 }
 
@@ -192,10 +249,40 @@ impl State {
         }
     }
 
-    fn file(&mut self, pack: PackId) -> io::Result<&mut File> {
-        self.files
-            .get_mut(&pack)
+    fn inode(&self, file: FileId) -> io::Result<u64> {
+        let inode = self.names.get(&file).copied();
+        inode.ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn file(&mut self, file: FileId) -> io::Result<&mut Inode> {
+        let inode = self.inode(file)?;
+        self.inodes
+            .get_mut(&inode)
             .ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn change(&mut self, change: Change) {
+        change.apply(&mut self.names);
+        self.pending.push(change);
+    }
+
+    /// What is written anew can be read again.
+    fn mend(&mut self, inode: u64, written: Range<u64>) {
+        let mut left = Vec::new();
+        for (of, bytes) in std::mem::take(&mut self.unreadable) {
+            if of != inode {
+                left.push((of, bytes));
+                continue;
+            }
+            let before = bytes.start..bytes.end.min(written.start);
+            let behind = bytes.start.max(written.end)..bytes.end;
+            for part in [before, behind] {
+                if part.start < part.end {
+                    left.push((of, part));
+                }
+            }
+        }
+        self.unreadable = left;
     }
 }
 
@@ -207,96 +294,108 @@ fn error(fault: Fault) -> io::Error {
 }
 
 impl Volume for SimulatedDisk {
-    fn list(&self) -> io::Result<Vec<PackId>> {
-        Ok(self.state().files.keys().copied().collect())
+    fn list_files(&self) -> io::Result<Vec<FileId>> {
+        Ok(self.state().names.keys().copied().collect())
     }
 
-    fn create(&self, pack: PackId) -> io::Result<()> {
-        let mut state = self.state();
+    fn create(&self, file: impl Into<FileId>) -> io::Result<()> {
+        let (mut state, file) = (self.state(), file.into());
         state.next().map_err(error)?;
-        state.files.entry(pack).or_default();
+        if !state.names.contains_key(&file) {
+            let inode = state.next_inode;
+            state.next_inode += 1;
+            state.inodes.insert(inode, Inode::default());
+            state.change(Change::Create(file, inode));
+        }
         Ok(())
     }
 
-    fn write_at(&self, pack: PackId, offset: u64, data: &[u8]) -> io::Result<()> {
-        let mut state = self.state();
+    fn write_at(&self, file: impl Into<FileId>, offset: u64, data: &[u8]) -> io::Result<()> {
+        let (mut state, id) = (self.state(), file.into());
         let failed = state.next();
         let written = match failed {
             Ok(()) => data.len(),
             Err(_) => state.dice.roll(data.len() as u64 + 1) as usize,
         };
-        let file = state.file(pack)?;
+        let inode = state.inode(id)?;
+        let file = state.file(id)?;
         let (at, end) = (offset as usize, offset as usize + written);
         if file.shown.len() < end {
             file.shown.resize(end, 0);
         }
         file.shown[at..end].copy_from_slice(&data[..written]);
+        state.mend(inode, at as u64..end as u64);
         failed.map_err(error)
     }
 
-    fn read_at(&self, pack: PackId, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
-        let mut state = self.state();
+    fn read_at(&self, file: impl Into<FileId>, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        let (mut state, id) = (self.state(), file.into());
         let asked = offset..offset + buf.len() as u64;
-        if let Some((lost, bytes)) = &state.unreadable
-            && *lost == pack
-            && bytes.start < asked.end
-            && asked.start < bytes.end
-        {
+        let inode = state.inode(id)?;
+        let lost = |(of, bytes): &(u64, Range<u64>)| {
+            *of == inode && bytes.start < asked.end && asked.start < bytes.end
+        };
+        if state.unreadable.iter().any(lost) {
             return Err(io::Error::other("injected"));
         }
-        let shown = &state.file(pack)?.shown;
+        let shown = &state.file(id)?.shown;
         let from = (offset as usize).min(shown.len());
         let count = buf.len().min(shown.len() - from);
         buf[..count].copy_from_slice(&shown[from..from + count]);
         Ok(count)
     }
 
-    fn length(&self, pack: PackId) -> io::Result<u64> {
-        Ok(self.state().file(pack)?.shown.len() as u64)
+    fn length(&self, file: impl Into<FileId>) -> io::Result<u64> {
+        Ok(self.state().file(file.into())?.shown.len() as u64)
     }
 
-    fn truncate(&self, pack: PackId, length: u64) -> io::Result<()> {
+    fn truncate(&self, file: impl Into<FileId>, length: u64) -> io::Result<()> {
         let mut state = self.state();
         state.next().map_err(error)?;
-        state.file(pack)?.shown.truncate(length as usize);
+        let file = state.file(file.into())?;
+        file.shown.truncate(length as usize);
         Ok(())
     }
 
-    fn sync(&self, pack: PackId) -> io::Result<()> {
+    fn sync(&self, file: impl Into<FileId>) -> io::Result<()> {
         let mut state = self.state();
         let failed = state.next();
-        let file = state.file(pack)?;
+        let file = state.file(file.into())?;
         if failed.is_ok() {
-            file.content_synced = file.shown.clone();
-            if file.synced.is_some() {
-                file.synced = Some(file.shown.clone());
-            }
+            file.synced = file.shown.clone();
         }
         failed.map_err(error)
     }
 
-    fn remove(&self, pack: PackId) -> io::Result<()> {
-        let mut state = self.state();
+    fn remove(&self, file: impl Into<FileId>) -> io::Result<()> {
+        let (mut state, file) = (self.state(), file.into());
         state.next().map_err(error)?;
-        if let Some(file) = state.files.remove(&pack) {
-            state.removed.insert(pack, file);
+        if state.names.contains_key(&file) {
+            state.change(Change::Remove(file));
         }
+        Ok(())
+    }
+
+    fn rename(&self, from: impl Into<FileId>, to: impl Into<FileId>) -> io::Result<()> {
+        let (mut state, from, to) = (self.state(), from.into(), to.into());
+        state.next().map_err(error)?;
+        let inode = state.inode(from)?;
+        state.change(Change::Rename(from, to, inode));
         Ok(())
     }
 
     fn sync_directory(&self, tenant: TenantId) -> io::Result<()> {
         let mut state = self.state();
         state.next().map_err(error)?;
-        state.removed.retain(|pack, _| pack.tenant != tenant);
-        for (_, file) in state
-            .files
-            .iter_mut()
-            .filter(|(pack, _)| pack.tenant == tenant)
-        {
-            if file.synced.is_none() {
-                file.synced = Some(file.content_synced.clone());
+        let State {
+            pending, durable, ..
+        } = &mut *state;
+        pending.retain(|change| {
+            if change.tenant() == tenant {
+                change.apply(durable);
             }
-        }
+            change.tenant() != tenant
+        });
         Ok(())
     }
 }
