@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use relevo_wire::client::PointPages;
 use relevo_wire::message::{PointEntry, Request, Response, ServerEntry};
 use relevo_wire::{PointId, ServerId, Timestamp};
 
@@ -66,13 +67,20 @@ impl VaultLink {
 
     /// The recovery points of a server, newest first.
     pub fn points(self: &Arc<Self>, server: ServerId) -> Result<Vec<PointEntry>, Failure> {
-        match self.request(&Request::ListPoints { server })? {
-            Response::Points(mut points) => {
-                points.sort_by_key(|p| std::cmp::Reverse(p.manifest.taken));
-                Ok(points)
+        let mut pages = PointPages::default();
+        loop {
+            match self.request(&pages.request(server))? {
+                Response::Points(page) => {
+                    if !pages.take(page) {
+                        break;
+                    }
+                }
+                other => return Err(strange(&other)),
             }
-            other => Err(strange(&other)),
         }
+        let mut points = pages.into_points();
+        points.sort_by_key(|p| std::cmp::Reverse(p.manifest.taken));
+        Ok(points)
     }
 
     /// The server of this name or id.

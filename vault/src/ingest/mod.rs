@@ -104,7 +104,7 @@ impl<V: Volume> Vault<V> {
             (Peer::Recovery(tenant, _), Request::ListServers) => {
                 Response::Servers(self.store.read(|c| c.servers(tenant))?)
             }
-            (Peer::Recovery(tenant, _), Request::ListPoints { server }) => {
+            (Peer::Recovery(tenant, _), Request::ListPoints { server, .. }) => {
                 if !self.store.read(|c| c.has_server(tenant, server))? {
                     return Err(not_found(format!("there is no server {server}")));
                 }

@@ -10,7 +10,7 @@ use data_encoding::{BASE64, BASE64URL_NOPAD};
 use serde::{Deserialize, Serialize};
 
 use crate::id::random_bytes;
-use crate::identity::{Credentials, Identity, IdentityError};
+use crate::identity::{Credentials, Identity, IdentityError, Validity};
 use crate::secret_file;
 use crate::time::Timestamp;
 
@@ -143,6 +143,11 @@ impl Enrollment {
         ))
     }
 
+    /// Since when and until when the certificate counts.
+    pub fn validity(&self) -> Result<Validity, IdentityError> {
+        Validity::of_certificate(&decode(&self.certificate)?.into())
+    }
+
     /// The vault's authority, DER.
     pub fn authority(&self) -> Result<Vec<u8>, IdentityError> {
         decode(&self.authority)
@@ -159,6 +164,27 @@ impl Enrollment {
             reason: e.to_string(),
         })?;
         secret_file::create(path, &text).map_err(fail)
+    }
+
+    /// Takes the place of an enrolment file: whoever reads it, or comes back after a power cut,
+    /// finds the old one or this one whole.
+    pub fn replace(&self, path: &Path) -> Result<(), EnrollmentError> {
+        // The process in its name: two that renew at once must not write into one file.
+        let new = path.with_extension(format!("toml.{}", std::process::id()));
+        let fail = |source| EnrollmentError::Io {
+            path: path.to_path_buf(),
+            source,
+        };
+        match std::fs::remove_file(&new) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(fail(e)),
+            _ => {}
+        }
+        self.write(&new)?;
+        let above = path.parent().filter(|above| !above.as_os_str().is_empty());
+        std::fs::rename(&new, path)
+            .and_then(|()| std::fs::File::open(above.unwrap_or(Path::new("."))))
+            .and_then(|directory| directory.sync_all())
+            .map_err(fail)
     }
 
     /// Reads what [`write`](Self::write) wrote.
@@ -184,6 +210,31 @@ fn decode(text: &str) -> Result<Vec<u8>, IdentityError> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    /// Guards a renewal that is cut short: the file is one enrolment or the other.
+    #[test]
+    fn a_renewed_enrolment_takes_the_place_of_the_old_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("enrollment.toml");
+        let identity = Identity::Vault(crate::id::VaultId::random());
+        let of = |name: &str| {
+            let now = Timestamp::now();
+            Enrollment::new("v:1".into(), name.into(), &identity, now, b"c", b"a", b"k")
+        };
+        of("old").write(&path).unwrap();
+        assert!(of("new").write(&path).is_err());
+        // What an attempt that was killed has left.
+        std::fs::write(
+            path.with_extension(format!("toml.{}", std::process::id())),
+            "x",
+        )
+        .unwrap();
+        of("new").replace(&path).unwrap();
+        assert_eq!(Enrollment::read(&path).unwrap().name, "new");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+        use std::os::unix::fs::PermissionsExt;
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    }
 
     #[test]
     fn tokens_read_back_and_mistyped_ones_do_not() {

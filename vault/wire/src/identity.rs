@@ -19,12 +19,17 @@ use rustls::pki_types::{
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::id::{ServerId, SiteId, TenantId, VaultId};
+use crate::id::{PersonId, ServerId, SiteId, TenantId, VaultId};
 use crate::time::Timestamp;
 
 /// The name in every vault's certificate.
 pub const VAULT_NAME: &str = "vault.relevo.internal";
 const SCHEME: &str = "relevo:";
+/// Before a moment in milliseconds since 1970: when a certificate was issued. X.509 knows
+/// seconds only, and a certificate that replaces a revoked one may come within one.
+const ISSUED: &str = "relevo:issued/";
+/// Certificates are valid from so long before they were issued, since clocks differ.
+const CLOCKS_DIFFER: Duration = Duration::from_secs(3600);
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Why a certificate could not be made or read.
@@ -63,6 +68,27 @@ pub enum Identity {
         /// The site.
         site: SiteId,
     },
+    /// Somebody who runs backups: may list, report, hold and lock recovery points of a tenant.
+    Operator {
+        /// Whose.
+        tenant: TenantId,
+        /// Who.
+        person: PersonId,
+    },
+    /// Somebody who checks: may see a tenant's lists, reports and audit log.
+    Auditor {
+        /// Whose.
+        tenant: TenantId,
+        /// Who.
+        person: PersonId,
+    },
+    /// Somebody who governs: may besides delete, release, revoke and let others in.
+    Administrator {
+        /// Whose.
+        tenant: TenantId,
+        /// Who.
+        person: PersonId,
+    },
 }
 
 impl fmt::Display for Identity {
@@ -71,6 +97,11 @@ impl fmt::Display for Identity {
             Self::Vault(vault) => write!(f, "{SCHEME}vault/{vault}"),
             Self::Agent { tenant, server } => write!(f, "{SCHEME}agent/{tenant}/{server}"),
             Self::Recovery { tenant, site } => write!(f, "{SCHEME}recovery/{tenant}/{site}"),
+            Self::Operator { tenant, person } => write!(f, "{SCHEME}operator/{tenant}/{person}"),
+            Self::Auditor { tenant, person } => write!(f, "{SCHEME}auditor/{tenant}/{person}"),
+            Self::Administrator { tenant, person } => {
+                write!(f, "{SCHEME}administrator/{tenant}/{person}")
+            }
         }
     }
 }
@@ -87,16 +118,10 @@ impl FromStr for Identity {
             .collect();
         let parsed = match parts.as_slice() {
             ["vault", vault] => vault.parse().ok().map(Self::Vault),
-            ["agent", tenant, server] => tenant
+            [role, tenant, id] => tenant
                 .parse()
                 .ok()
-                .zip(server.parse().ok())
-                .map(|(tenant, server)| Self::Agent { tenant, server }),
-            ["recovery", tenant, site] => tenant
-                .parse()
-                .ok()
-                .zip(site.parse().ok())
-                .map(|(tenant, site)| Self::Recovery { tenant, site }),
+                .and_then(|tenant| Self::within(tenant, role, id)),
             _ => None,
         };
         parsed.ok_or_else(unknown)
@@ -104,27 +129,97 @@ impl FromStr for Identity {
 }
 
 impl Identity {
+    /// The tenant it belongs to; a vault belongs to none.
+    pub fn tenant(&self) -> Option<TenantId> {
+        match *self {
+            Self::Vault(_) => None,
+            Self::Agent { tenant, .. }
+            | Self::Recovery { tenant, .. }
+            | Self::Operator { tenant, .. }
+            | Self::Auditor { tenant, .. }
+            | Self::Administrator { tenant, .. } => Some(tenant),
+        }
+    }
+
+    fn within(tenant: TenantId, role: &str, id: &str) -> Option<Self> {
+        let person = || id.parse().ok();
+        match role {
+            "agent" => id.parse().ok().map(|server| Self::Agent { tenant, server }),
+            "recovery" => id.parse().ok().map(|site| Self::Recovery { tenant, site }),
+            "operator" => person().map(|person| Self::Operator { tenant, person }),
+            "auditor" => person().map(|person| Self::Auditor { tenant, person }),
+            "administrator" => person().map(|person| Self::Administrator { tenant, person }),
+            _ => None,
+        }
+    }
+
     /// Reads the identity from a certificate whose chain the TLS layer has checked.
     pub fn of_certificate(certificate: &CertificateDer<'_>) -> Result<Self, IdentityError> {
-        let (_, parsed) = X509Certificate::from_der(certificate)
-            .map_err(|e| IdentityError::Certificate(e.to_string()))?;
-        let names = parsed
-            .subject_alternative_name()
-            .map_err(|e| IdentityError::Certificate(e.to_string()))?
-            .map(|extension| extension.value.general_names.as_slice())
-            .unwrap_or_default();
-        names
-            .iter()
-            .find_map(|name| match name {
-                GeneralName::URI(uri) if uri.starts_with(SCHEME) => Some(uri.parse()),
-                _ => None,
-            })
+        let parsed = parse(certificate)?;
+        names(&parsed)?
+            .find(|uri| uri.starts_with(SCHEME))
+            .map(str::parse)
             .unwrap_or_else(|| {
                 Err(IdentityError::Unknown(
                     "a certificate without a name".into(),
                 ))
             })
     }
+}
+
+/// Since when and until when a certificate counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Validity {
+    /// When it was issued.
+    pub issued: Timestamp,
+    /// When it stops being accepted.
+    pub expires: Timestamp,
+}
+
+impl Validity {
+    /// Of a certificate.
+    pub fn of_certificate(certificate: &CertificateDer<'_>) -> Result<Self, IdentityError> {
+        let parsed = parse(certificate)?;
+        let seconds = |time: x509_parser::time::ASN1Time| {
+            Timestamp::from_millis(time.timestamp().saturating_mul(1000))
+        };
+        let from = seconds(parsed.validity().not_before).plus(CLOCKS_DIFFER);
+        let named = names(&parsed)?
+            .find_map(|uri| uri.strip_prefix(ISSUED))
+            .and_then(|millis| millis.parse().ok())
+            .map(Timestamp::from_millis);
+        Ok(Self {
+            issued: named.unwrap_or(from),
+            expires: seconds(parsed.validity().not_after),
+        })
+    }
+
+    /// True when less than half of it is left: time to renew.
+    pub fn is_half_over(&self, now: Timestamp) -> bool {
+        self.expires.since(now) < self.expires.since(self.issued) / 2
+    }
+}
+
+fn parse<'a>(certificate: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, IdentityError> {
+    X509Certificate::from_der(certificate)
+        .map(|(_, parsed)| parsed)
+        .map_err(|e| IdentityError::Certificate(e.to_string()))
+}
+
+/// The URIs that a certificate names.
+fn names<'a>(
+    parsed: &'a X509Certificate<'a>,
+) -> Result<impl Iterator<Item = &'a str>, IdentityError> {
+    let extension = parsed
+        .subject_alternative_name()
+        .map_err(|e| IdentityError::Certificate(e.to_string()))?;
+    let names = extension
+        .map(|extension| extension.value.general_names.as_slice())
+        .unwrap_or_default();
+    Ok(names.iter().filter_map(|name| match name {
+        GeneralName::URI(uri) => Some(*uri),
+        _ => None,
+    }))
 }
 
 /// A private key and what proves it.
@@ -176,6 +271,13 @@ impl Applicant {
             request,
         })
     }
+}
+
+/// Whether a request for a certificate can be read and is signed by its own key: to be known
+/// before anything is done for its sake.
+pub fn check_request(request: &[u8]) -> Result<(), IdentityError> {
+    CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(request))?;
+    Ok(())
 }
 
 /// A certificate that was just issued.
@@ -256,10 +358,25 @@ impl Authority {
         name: &str,
         valid_for: Duration,
     ) -> Result<Issued, IdentityError> {
+        self.issue_client_at(request, identity, name, Timestamp::now(), valid_for)
+    }
+
+    /// As [`issue_client`](Self::issue_client), with the moment that counts as its issue: one
+    /// that replaces revoked certificates must be later than what was revoked.
+    pub fn issue_client_at(
+        &self,
+        request: &[u8],
+        identity: &Identity,
+        name: &str,
+        issued: Timestamp,
+        valid_for: Duration,
+    ) -> Result<Issued, IdentityError> {
         let request = CertificateSigningRequestDer::from(request);
         let mut request = CertificateSigningRequestParams::from_der(&request)?;
         let mut params = CertificateParams::default();
-        params.subject_alt_names = vec![uri(identity)?];
+        let moment = format!("{ISSUED}{}", issued.as_millis());
+        // The identity first: earlier releases take the first name for it.
+        params.subject_alt_names = vec![uri(identity)?, SanType::URI(moment.try_into()?)];
         params.distinguished_name.push(DnType::CommonName, name);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         let expires = validity(&mut params, valid_for);
@@ -281,10 +398,10 @@ fn uri(identity: &Identity) -> Result<SanType, IdentityError> {
     Ok(SanType::URI(identity.to_string().try_into()?))
 }
 
-/// Valid from an hour ago, since clocks differ, for `valid_for` from now.
+/// Valid from an hour ago, for `valid_for` from now.
 fn validity(params: &mut CertificateParams, valid_for: Duration) -> Timestamp {
     let now = std::time::SystemTime::now();
-    params.not_before = (now - Duration::from_secs(3600)).into();
+    params.not_before = (now - CLOCKS_DIFFER).into();
     params.not_after = (now + valid_for).into();
     Timestamp::now().plus(valid_for)
 }
@@ -310,6 +427,70 @@ mod tests {
             identity
         );
         assert!(Identity::of_certificate(&applicant.credentials.chain[0]).is_err());
+    }
+
+    #[test]
+    fn every_identity_reads_back_from_its_text() {
+        let (tenant, person) = (TenantId::random(), PersonId::random());
+        let all = [
+            Identity::Vault(VaultId::random()),
+            Identity::Agent {
+                tenant,
+                server: ServerId::random(),
+            },
+            Identity::Recovery {
+                tenant,
+                site: SiteId::random(),
+            },
+            Identity::Operator { tenant, person },
+            Identity::Auditor { tenant, person },
+            Identity::Administrator { tenant, person },
+        ];
+        for identity in all {
+            let text = identity.to_string();
+            assert_eq!(text.parse::<Identity>().unwrap(), identity);
+            let is_vault = matches!(identity, Identity::Vault(_));
+            assert_eq!(identity.tenant(), (!is_vault).then_some(tenant));
+            assert!(format!("{text}/x").parse::<Identity>().is_err());
+        }
+        for wrong in [
+            "relevo:root/1/2",
+            "relevo:issued/5",
+            "agent/1/2",
+            "relevo:operator",
+        ] {
+            assert!(wrong.parse::<Identity>().is_err(), "{wrong}");
+        }
+    }
+
+    /// Guards revocation, which counts certificates by the moment of their issue, and renewal.
+    #[test]
+    fn a_certificate_says_when_it_was_issued_to_the_millisecond() {
+        let authority = Authority::generate(VaultId::random()).unwrap();
+        let identity = Identity::Auditor {
+            tenant: TenantId::random(),
+            person: PersonId::random(),
+        };
+        let request = Applicant::generate().unwrap().request;
+        check_request(&request).unwrap();
+        assert!(check_request(&request[1..]).is_err());
+        let later = Timestamp::now().plus(Duration::from_millis(3_600_001));
+        let issued = authority
+            .issue_client_at(&request, &identity, "a", later, YEAR)
+            .unwrap();
+        let validity = Validity::of_certificate(&issued.certificate).unwrap();
+        assert_eq!(validity.issued, later);
+        assert!(issued.expires.since(validity.expires) < Duration::from_secs(1));
+        assert_eq!(
+            Identity::of_certificate(&issued.certificate).unwrap(),
+            identity
+        );
+        assert!(!validity.is_half_over(Timestamp::now()));
+        assert!(validity.is_half_over(Timestamp::now().plus(YEAR / 2 + CLOCKS_DIFFER)));
+        // One of a release that did not say: half a second exact.
+        let vault = authority.issue_vault(VaultId::random()).unwrap();
+        let validity = Validity::of_certificate(&vault.chain[0]).unwrap();
+        assert!(Timestamp::now().since(validity.issued) < Duration::from_secs(60));
     }
 
     #[test]

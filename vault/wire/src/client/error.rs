@@ -121,6 +121,14 @@ pub(super) fn alert(error: &ConnectionError) -> Option<u8> {
         .and_then(|alert| u8::try_from(alert).ok())
 }
 
+/// What a vault closes a connection with when the certificate was revoked.
+pub const CLOSED_REVOKED: u32 = 3;
+
+fn is_revocation(error: &ConnectionError) -> bool {
+    matches!(error, ConnectionError::ApplicationClosed(close)
+        if u64::from(close.error_code) == u64::from(CLOSED_REVOKED))
+}
+
 /// A broken connection in words that name the remedy.
 pub(super) fn describe(vault: &str, error: &ConnectionError) -> ClientError {
     let own = matches!(error, ConnectionError::TransportError(_));
@@ -148,6 +156,12 @@ pub(super) fn describe(vault: &str, error: &ConnectionError) -> ClientError {
         (Some(120), _) => (
             "it speaks another version of the protocol".into(),
             "update this program and the vault to the same release",
+            false,
+        ),
+        (_, error) if is_revocation(error) => (
+            "it does not accept this certificate: it was revoked".into(),
+            "ask the vault's administrator why; a new token enrols again: \
+             'relevo-vault token --role ROLE --again NAME'",
             false,
         ),
         (_, ConnectionError::TimedOut) => (

@@ -3,6 +3,8 @@
 mod dial;
 mod error;
 mod exchange;
+mod pages;
+mod renewal;
 
 use std::sync::Arc;
 
@@ -11,9 +13,9 @@ use quinn::{Connection, Endpoint, RecvStream, SendStream};
 use crate::chunk::{CheckedChunk, SealedChunk};
 use crate::enrollment::{Enrollment, Token};
 use crate::frame;
-use crate::id::{ChunkId, SessionId, TenantId, VaultId};
+use crate::id::{ChunkId, ServerId, SessionId, TenantId, VaultId};
 use crate::identity::{Applicant, Identity};
-use crate::message::{Request, Response};
+use crate::message::{PointEntry, Request, Response};
 use crate::time::Timestamp;
 use crate::tls;
 use dial::dial;
@@ -21,7 +23,9 @@ use error::{describe, unexpected, write_error};
 use exchange::{Frames, exchange};
 
 pub use dial::{RECEIVE_WINDOW, transport};
-pub use error::ClientError;
+pub use error::{CLOSED_REVOKED, ClientError};
+pub use pages::PointPages;
+pub use renewal::{Renewal, renew, renew_when_due};
 
 /// Release named to the other side, for its logs.
 pub const SOFTWARE: &str = concat!("relevo ", env!("CARGO_PKG_VERSION"));
@@ -86,6 +90,21 @@ impl VaultConnection {
     /// Asks, and waits for the answer. A refusal is an error.
     pub async fn request(&self, request: &Request) -> Result<Response, ClientError> {
         exchange(&self.connection, &self.vault, request).await
+    }
+
+    /// A server's recovery points, newest first, all of them.
+    pub async fn points(&self, server: ServerId) -> Result<Vec<PointEntry>, ClientError> {
+        let mut pages = PointPages::default();
+        loop {
+            match self.request(&pages.request(server)).await? {
+                Response::Points(page) => {
+                    if !pages.take(page) {
+                        return Ok(pages.into_points());
+                    }
+                }
+                other => return Err(unexpected(&other)),
+            }
+        }
     }
 
     /// Asks which of `ids` the vault has: one bit each, lowest first.
