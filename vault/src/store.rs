@@ -7,14 +7,15 @@ use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use relevo_wire::chunk::CheckedChunk;
-use relevo_wire::{ChunkId, TenantId, VaultId};
+use relevo_wire::{ChunkId, TenantId, Timestamp, VaultId};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::catalogue::{Catalogue, Located};
+use crate::clock::{BootClock, VaultClock, VaultTime};
 use crate::error::StoreError;
-use crate::ledger::{Appended, Finding, Ledger};
+use crate::ledger::{Appended, Deleted, Deletion, Finding, Ledger};
 use crate::pack::{ENTRY_HEADER, ROLL_AT, entry_size};
-use crate::record::Record;
+use crate::record::{ClockRecord, Record};
 use crate::volume::{PackId, Volume, read_exact};
 
 /// Batches that wait for the writer; a session that finds it full waits.
@@ -38,6 +39,11 @@ enum Job {
         tenant: TenantId,
         epoch: i64,
         ids: Vec<ChunkId>,
+    },
+    Delete {
+        tenant: TenantId,
+        wanted: Vec<Deletion>,
+        reply: oneshot::Sender<Result<Deleted, StoreError>>,
     },
 }
 
@@ -63,6 +69,7 @@ pub struct Store<V> {
     readers: Mutex<Vec<Catalogue>>,
     jobs: Mutex<Option<mpsc::Sender<Job>>>,
     writer: Mutex<Option<JoinHandle<()>>>,
+    clock: Arc<VaultClock>,
 }
 
 impl<V: Volume> Store<V> {
@@ -83,9 +90,24 @@ impl<V: Volume> Store<V> {
         catalogue: &Path,
         roll_at: u64,
     ) -> Result<(Self, Vec<Finding>), StoreError> {
+        Self::open_timed(volume, vault, catalogue, roll_at, None)
+    }
+
+    /// As [`open_rolling`](Self::open_rolling), with vault time by another clock.
+    pub fn open_timed(
+        volume: Arc<V>,
+        vault: VaultId,
+        catalogue: &Path,
+        roll_at: u64,
+        boot: Option<Arc<dyn BootClock>>,
+    ) -> Result<(Self, Vec<Finding>), StoreError> {
         let (writing, fresh) = Catalogue::open(catalogue)?;
         let (mut ledger, findings) = Ledger::open(volume.clone(), vault, writing, fresh)?;
         ledger.set_roll_at(roll_at);
+        if let Some(boot) = boot {
+            ledger.set_boot_clock(boot)?;
+        }
+        let clock = ledger.clock().clone();
         let (jobs, queue) = mpsc::channel(QUEUE);
         let writer = std::thread::Builder::new()
             .name("relevo-writer".into())
@@ -97,6 +119,7 @@ impl<V: Volume> Store<V> {
             readers: Mutex::default(),
             jobs: Mutex::new(Some(jobs)),
             writer: Mutex::new(Some(writer)),
+            clock,
         };
         Ok((store, findings))
     }
@@ -126,6 +149,52 @@ impl<V: Volume> Store<V> {
             .blocking_send(job)
             .map_err(|_| StoreError::Stopped)?;
         answer.blocking_recv().map_err(|_| StoreError::Stopped)?
+    }
+
+    /// Deletes those recovery points that may be; durable when the answer comes. For threads
+    /// that may wait.
+    pub fn delete_blocking(
+        &self,
+        tenant: TenantId,
+        wanted: Vec<Deletion>,
+    ) -> Result<Deleted, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        let job = Job::Delete {
+            tenant,
+            wanted,
+            reply,
+        };
+        self.jobs()?
+            .blocking_send(job)
+            .map_err(|_| StoreError::Stopped)?;
+        answer.blocking_recv().map_err(|_| StoreError::Stopped)?
+    }
+
+    /// Vault time now.
+    pub fn vault_time(&self) -> VaultTime {
+        self.clock.now()
+    }
+
+    /// Writes down how far vault time has come, where anything is locked, so that it goes on
+    /// from there after a restart. What the last such entry says of the audit log is kept
+    /// unless `audit` says more.
+    pub fn note_clock(&self, audit: Option<(u64, [u8; 32])>) -> Result<(), StoreError> {
+        let time = self.vault_time();
+        for tenant in self.read(|c| c.tenants_with_locks(time))? {
+            let known = || self.read(|c| c.audit_anchor(tenant));
+            let (audit_entries, audit_head) = match audit {
+                Some(audit) => audit,
+                None => known()?.unwrap_or_default(),
+            };
+            let record = ClockRecord {
+                time,
+                wall: Timestamp::now(),
+                audit_entries,
+                audit_head,
+            };
+            self.append_blocking(tenant, vec![Record::Clock(record)])?;
+        }
+        Ok(())
     }
 
     /// Notes nodes below which everything was found in this epoch. Does not wait.
@@ -340,6 +409,7 @@ type Batch = Vec<(Vec<Record>, Reply)>;
 
 fn serve_round<V: Volume>(ledger: &mut Ledger<V>, round: Vec<Job>) {
     let mut appends: Vec<(TenantId, Batch)> = Vec::new();
+    let mut deletions = Vec::new();
     for job in round {
         match job {
             Job::Append {
@@ -350,6 +420,12 @@ fn serve_round<V: Volume>(ledger: &mut Ledger<V>, round: Vec<Job>) {
                 Some((_, batch)) => batch.push((records, reply)),
                 None => appends.push((tenant, vec![(records, reply)])),
             },
+            // After the round's appends, so that a lock or hold of the same round counts.
+            Job::Delete {
+                tenant,
+                wanted,
+                reply,
+            } => deletions.push((tenant, wanted, reply)),
             Job::MarkComplete { tenant, epoch, ids } => {
                 if let Err(error) = ledger.mark_complete(tenant, epoch, &ids) {
                     tracing::warn!(%error, "complete nodes could not be noted");
@@ -386,6 +462,9 @@ fn serve_round<V: Volume>(ledger: &mut Ledger<V>, round: Vec<Job>) {
                 }
             }
         }
+    }
+    for (tenant, wanted, reply) in deletions {
+        let _ = reply.send(ledger.delete(tenant, &wanted));
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod chunks;
 mod governance;
+mod keeping;
 mod listing;
 mod references;
 mod take;
@@ -23,6 +24,7 @@ use crate::error::StoreError;
 use crate::volume::PackId;
 
 pub use chunks::{ChunkState, Located};
+pub use keeping::{AuditAnchor, LockedPoint, PointPlace, ServerPoints};
 pub use listing::Image;
 pub use references::PackUse;
 pub use take::Placed;

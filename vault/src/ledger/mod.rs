@@ -24,6 +24,9 @@
 mod catch_up;
 #[cfg(test)]
 mod catch_up_test;
+mod deletion;
+#[cfg(test)]
+mod deletion_test;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -31,12 +34,14 @@ use std::sync::Arc;
 use relevo_wire::{ChunkId, TenantId, VaultId};
 
 use crate::catalogue::{Catalogue, Placed};
+use crate::clock::{BootClock, KernelBootClock, VaultClock, VaultTime};
 use crate::error::StoreError;
 use crate::pack::{FIRST_ENTRY, PackHeader, ROLL_AT, entry_size, push_entry};
 use crate::record::Record;
 use crate::volume::{PackId, Volume};
 
 pub use catch_up::{Finding, open_pack_header};
+pub use deletion::{Deleted, Deletion, Kept, remaining};
 
 /// Entries are handed to the file system in pieces of about this many bytes.
 const WRITE_PIECE: usize = 4 * 1024 * 1024;
@@ -67,6 +72,7 @@ pub struct Ledger<V> {
     behind: bool,
     read_only: Option<String>,
     roll_at: u64,
+    clock: Arc<VaultClock>,
 }
 
 /// A pack that a batch wrote to.
@@ -95,9 +101,26 @@ impl<V: Volume> Ledger<V> {
             behind: false,
             read_only: None,
             roll_at: ROLL_AT,
+            clock: Arc::new(VaultClock::resume(
+                VaultTime::default(),
+                Arc::new(KernelBootClock),
+            )),
         };
         let findings = ledger.catch_up(fresh)?;
+        ledger.set_boot_clock(Arc::new(KernelBootClock))?;
         Ok((ledger, findings))
+    }
+
+    /// Vault time by another clock, from where the packs say that it was.
+    pub fn set_boot_clock(&mut self, source: Arc<dyn BootClock>) -> Result<(), StoreError> {
+        let start = self.catalogue.vault_time()?;
+        self.clock = Arc::new(VaultClock::resume(start, source));
+        Ok(())
+    }
+
+    /// Vault time.
+    pub fn clock(&self) -> &Arc<VaultClock> {
+        &self.clock
     }
 
     /// Writes records of one tenant. When this returns, they are durable and can be found; after
@@ -107,6 +130,23 @@ impl<V: Volume> Ledger<V> {
         tenant: TenantId,
         batch: &[&[Record]],
     ) -> Result<Vec<Appended>, StoreError> {
+        self.make_ready()?;
+        for record in batch.iter().copied().flatten() {
+            // A copy for a pack that is rewritten; any other comes through `delete`.
+            if let Record::Deletion(deletion) = record
+                && !self.catalogue.was_deleted(tenant, deletion.point)?
+            {
+                return Err(StoreError::Storage(format!(
+                    "the deletion of {} did not pass the guard",
+                    deletion.point
+                )));
+            }
+        }
+        self.append_judged(tenant, batch)
+    }
+
+    /// Refuses when nothing may be written, and brings the catalogue up to the packs.
+    fn make_ready(&mut self) -> Result<(), StoreError> {
         if let Some(reason) = &self.read_only {
             return Err(StoreError::ReadOnly(reason.clone()));
         }
@@ -116,6 +156,15 @@ impl<V: Volume> Ledger<V> {
             }
             self.behind = false;
         }
+        Ok(())
+    }
+
+    /// [`append`](Self::append) of records of which the guard has judged the deletions.
+    fn append_judged(
+        &mut self,
+        tenant: TenantId,
+        batch: &[&[Record]],
+    ) -> Result<Vec<Appended>, StoreError> {
         let fresh = self.leave_out_known(tenant, batch)?;
         let answers = fresh
             .iter()
