@@ -18,7 +18,11 @@ use crate::error::VaultError;
 use crate::volume::DiskVolume;
 
 /// Version of a vault's directory that this release makes, and the highest that it opens.
-pub const FORMAT: u32 = 1;
+///
+/// 1: packs hold chunks, recovery points and enrolments, and are never removed.
+/// 2: also deletions, retired packs, holds, locks, clocks, people and revocations; a pack whose
+/// number is missing may have been retired. A reader of format 1 would bring deleted points back.
+pub const FORMAT: u32 = 2;
 /// Features that a directory may name and this release understands.
 const FEATURES: &[&str] = &[];
 
@@ -180,6 +184,38 @@ impl Directory {
         ))
     }
 
+    /// Makes the directory one of [`FORMAT`] when an earlier release made it; true when it was
+    /// not. Before anything is written that the earlier release would not understand.
+    ///
+    /// New file → `fsync` → rename → `fsync` of the directory: a crash leaves the old or the new.
+    pub fn upgrade(&self, _lock: &Lock) -> Result<bool, VaultError> {
+        let toml_path = self.path.join("vault.toml");
+        // Read anew: who had the lock before may have done it.
+        let current = Self::open(&self.path)?.file;
+        if current.format == FORMAT {
+            return Ok(false);
+        }
+        let upgraded = VaultFile {
+            format: FORMAT,
+            ..current
+        };
+        let text = toml::to_string(&upgraded)
+            .map_err(|e| VaultError::io(&toml_path, io::Error::other(e.to_string())))?;
+        let new = self.path.join("vault.toml.new");
+        match fs::remove_file(&new) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(VaultError::io(new, e)),
+            _ => {}
+        }
+        write_new(&new, text.as_bytes())?;
+        fs::rename(&new, &toml_path).map_err(|e| VaultError::io(&toml_path, e))?;
+        sync_directory(&self.path)?;
+        tracing::info!(
+            "the vault's format is {FORMAT} now, it was {}; earlier releases open it no more",
+            current.format
+        );
+        Ok(true)
+    }
+
     /// Takes the lock, or nothing when another process has it.
     pub fn try_lock(&self) -> Result<Option<Lock>, VaultError> {
         let path = self.path.join("lock");
@@ -284,10 +320,29 @@ mod tests {
         rewrite(&path, "features = []", "features = [\"parity\"]\nnew = 1");
         let error = Directory::open(&path).err().unwrap();
         assert!(error.to_string().contains("'parity'"), "{error}");
-        rewrite(&path, "format = 1", "format = 2");
+        rewrite(&path, "format = 2", "format = 3");
         let error = Directory::open(&path).err().unwrap();
-        assert!(error.to_string().contains("format 2"), "{error}");
+        assert!(error.to_string().contains("format 3"), "{error}");
         assert!(error.remedy().contains("update relevo-vault"));
+    }
+
+    /// Guards a vault of the first release, and a crash while it is rewritten.
+    #[test]
+    fn an_earlier_format_is_opened_and_rewritten_once() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("v");
+        let made = Directory::create(&path, "a").unwrap();
+        rewrite(&path, "format = 2", "format = 1");
+        fs::write(path.join("vault.toml.new"), "format = ").unwrap();
+        let directory = Directory::open(&path).unwrap();
+        assert_eq!(directory.file().format, 1);
+        let lock = directory.lock().unwrap();
+        assert!(directory.upgrade(&lock).unwrap());
+        assert!(!directory.upgrade(&lock).unwrap());
+        let after = Directory::open(&path).unwrap();
+        assert_eq!(after.file().format, FORMAT);
+        assert_eq!(after.file().vault, made.file().vault);
+        assert!(!path.join("vault.toml.new").exists());
     }
 
     #[test]
