@@ -9,6 +9,8 @@ use relevo_vault::catalogue::Role;
 use relevo_vault::token::parse_duration;
 use relevo_wire::TenantId;
 
+use crate::keeping::Keeping;
+
 /// Keeps sealed images of servers: proves them whole, cannot read them.
 #[derive(Debug, Parser)]
 #[command(
@@ -21,6 +23,7 @@ A vault from nothing:
   relevo-vault token --dir /srv/vault --role agent      hand the token to the server's administrator
   relevo-vault images --dir /srv/vault                  what can be recovered
   relevo-vault verify --dir /srv/vault                  prove it
+  relevo-vault prune --dir /srv/vault --dry-run         what the settings would let go
 
 Exit codes: 0 done, 1 failed or damage found, 2 wrong use."
 )]
@@ -114,6 +117,8 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    #[command(flatten)]
+    Keeping(Keeping),
     /// Print completions for a shell.
     Completions {
         /// Which.

@@ -123,6 +123,14 @@ pub enum VaultError {
         /// What to do.
         remedy: &'static str,
     },
+    /// What was asked is not done.
+    #[error("{reason}")]
+    Refused {
+        /// Why.
+        reason: String,
+        /// What to do.
+        remedy: String,
+    },
     /// The command line asks for something impossible.
     #[error("{reason}")]
     Usage {
@@ -156,7 +164,7 @@ impl VaultError {
             Self::Identity(_) => {
                 "bring authority/ back from a copy: without it enrolled peers cannot trust this vault".into()
             }
-            Self::Usage { remedy, .. } => remedy.clone(),
+            Self::Usage { remedy, .. } | Self::Refused { remedy, .. } => remedy.clone(),
         }
     }
 }

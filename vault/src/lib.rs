@@ -14,6 +14,7 @@
 //! * [`ledger`], [`store`]: the only writer, and what everybody else uses.
 //! * [`completeness`], [`ingest`]: what a request does, without a network.
 //! * [`settings`], [`retention`], [`clock`]: what the operator decides, what goes, when locks end.
+//! * [`control`]: what commands ask of a vault that serves.
 //! * [`server`]: the network. [`token`], [`images`], [`verify`], [`rebuild`]: the commands.
 //!
 //! Invariants:
@@ -29,6 +30,7 @@
 pub mod catalogue;
 pub mod clock;
 pub mod completeness;
+pub mod control;
 pub mod directory;
 pub mod error;
 pub mod images;

@@ -1,6 +1,7 @@
 //! The vault's command line.
 
 mod arguments;
+mod keeping;
 mod run;
 
 use std::process::ExitCode;

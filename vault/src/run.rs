@@ -3,15 +3,19 @@
 use std::io::{IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::CommandFactory;
 use serde::Serialize;
 use tracing_subscriber::EnvFilter;
 
+use relevo_vault::control::ControlServer;
 use relevo_vault::directory::Directory;
 use relevo_vault::error::VaultError;
 use relevo_vault::ingest::Vault;
+use relevo_vault::retention::upkeep::Upkeep;
 use relevo_vault::server::Server;
+use relevo_vault::settings::SettingsWatch;
 use relevo_vault::{images, rebuild, token, verify};
 use relevo_wire::Timestamp;
 
@@ -87,6 +91,7 @@ fn command(command: Command) -> Result<ExitCode, VaultError> {
                 false => ExitCode::FAILURE,
             })
         }
+        Command::Keeping(command) => crate::keeping::run(command),
         Command::Completions { shell } => {
             let mut command = Arguments::command();
             clap_complete::generate(shell, &mut command, "relevo-vault", &mut std::io::stdout());
@@ -117,9 +122,10 @@ fn init(dir: &Path, name: Option<String>, json: bool) -> Result<ExitCode, VaultE
 fn serve(dir: &Path, listen: std::net::SocketAddr, json: bool) -> Result<ExitCode, VaultError> {
     let directory = Directory::open(dir)?;
     let _lock = directory.lock()?;
+    let settings = Arc::new(SettingsWatch::open(dir)?);
     let store = rebuild::open_store(&directory)?;
     let id = directory.file().vault;
-    let vault = Vault::new(id, store, directory.authority()?);
+    let vault = Vault::new(id, store, directory.authority()?).with_settings(settings.clone());
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -127,6 +133,14 @@ fn serve(dir: &Path, listen: std::net::SocketAddr, json: bool) -> Result<ExitCod
     runtime.block_on(async {
         let server = Server::listen(vault, id, directory.authority()?, listen)?;
         let stop = stop_signal().map_err(|e| VaultError::io(dir, e))?;
+        reload_at_hangup(settings).map_err(|e| VaultError::io(dir, e))?;
+        tokio::spawn(ControlServer::bind(dir)?.run(server.vault()));
+        let upkeep = Upkeep::start(server.vault())?;
+        let stop = async move {
+            stop.await;
+            // While the store is still open: it writes a last entry.
+            let _ = tokio::task::spawn_blocking(|| upkeep.stop()).await;
+        };
         let address = server.address()?;
         tracing::info!("listening on {address}");
         if json {
@@ -155,6 +169,18 @@ fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
     })
 }
 
+/// Reads the settings again at SIGHUP.
+fn reload_at_hangup(settings: Arc<SettingsWatch>) -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut hangup = signal(SignalKind::hangup())?;
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            settings.reload();
+        }
+    });
+    Ok(())
+}
+
 /// Tells a service manager that asked for it (sd_notify(3)) that the vault serves.
 fn notify_ready() {
     if let Some(path) = std::env::var_os("NOTIFY_SOCKET")
@@ -176,7 +202,7 @@ fn verify(dir: &Path, json: bool) -> Result<ExitCode, VaultError> {
 }
 
 /// Prints facts: as one line of JSON, or as `text` makes them.
-fn show(
+pub fn show(
     json: bool,
     facts: &impl Serialize,
     text: impl FnOnce() -> String,

@@ -157,6 +157,24 @@ impl Catalogue {
             .optional()?)
     }
 
+    /// A server's name, when it was enrolled.
+    pub fn server_name(
+        &self,
+        tenant: TenantId,
+        server: ServerId,
+    ) -> Result<Option<String>, StoreError> {
+        Ok(self
+            .db
+            .prepare_cached(
+                "SELECT s.name FROM servers s JOIN tenants t ON t.number = s.tenant
+                 WHERE t.id = ?1 AND s.id = ?2",
+            )?
+            .query_row(params![tenant.as_bytes(), server.as_bytes()], |row| {
+                row.get(0)
+            })
+            .optional()?)
+    }
+
     /// Where a point's entry is.
     pub fn point_place(
         &self,

@@ -13,13 +13,14 @@ mod shelf;
 mod upload;
 
 use std::collections::HashMap;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use relevo_wire::client::SOFTWARE;
 use relevo_wire::identity::Authority;
 use relevo_wire::message::{MAX_IDS, Refusal, Request, Response};
 use relevo_wire::{ChunkId, SessionId, TenantId, Timestamp, VaultId};
 
+use crate::settings::{Settings, SettingsWatch};
 use crate::store::{ReadStep, Store, plan_reads};
 use crate::volume::Volume;
 use refusal::{forbidden, not_found};
@@ -50,6 +51,7 @@ pub struct Vault<V> {
     store: Store<V>,
     authority: Authority,
     sessions: Mutex<HashMap<SessionId, Session>>,
+    settings: Arc<SettingsWatch>,
 }
 
 impl<V: Volume> Vault<V> {
@@ -60,7 +62,19 @@ impl<V: Volume> Vault<V> {
             store,
             authority,
             sessions: Mutex::default(),
+            settings: Arc::new(SettingsWatch::fixed(Settings::default())),
         }
+    }
+
+    /// The same with the operator's settings rather than the defaults.
+    pub fn with_settings(mut self, settings: Arc<SettingsWatch>) -> Self {
+        self.settings = settings;
+        self
+    }
+
+    /// The operator's settings.
+    pub fn settings(&self) -> &Arc<SettingsWatch> {
+        &self.settings
     }
 
     /// Packs and catalogue.

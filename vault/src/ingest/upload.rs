@@ -16,6 +16,7 @@ use super::{Vault, check_ids};
 use crate::completeness::{self, Fault};
 use crate::error::StoreError;
 use crate::record::{ChunkKind, PointRecord, Record};
+use crate::retention::lock_at_commit;
 use crate::store::stored_size;
 use crate::volume::Volume;
 
@@ -132,7 +133,7 @@ impl<V: Volume> Vault<V> {
             manifest,
             committed: Timestamp::now(),
             stored: added,
-            locked: None,
+            locked: lock_at_commit(&self.store, &self.settings.now(), tenant, server)?,
         };
         let body = minicbor::to_vec(&point).map_err(|e| corrupt(e.to_string()))?;
         point.stored += stored_size(body.len());

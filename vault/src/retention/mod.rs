@@ -4,6 +4,8 @@
 //! * [`plan`]: the rules applied to a server's recovery points; pure.
 //! * [`simulate`]: the same for an invented schedule.
 //! * [`report`]: what goes and why, for people.
+//! * [`prune`]: the policy of each server applied; [`upkeep`]: again and again while `serve` runs.
+//! * [`points`]: holds, locks and deletions that people ask for.
 //!
 //! Semantics, which are those of restic and Proxmox Backup Server where these two agree:
 //! * `keep-last N` keeps the newest N points. `keep-daily N` keeps the newest point of each of
@@ -24,16 +26,20 @@
 
 mod period;
 mod plan;
+pub mod points;
 mod policy;
 #[cfg(test)]
 mod properties;
+pub mod prune;
 pub mod report;
 pub mod simulate;
 #[cfg(test)]
 mod tables;
+pub mod upkeep;
 mod within;
 
 pub use period::{Rule, Zone};
 pub use plan::{Because, Candidate, Miss, Now, Reason, Verdict, plan};
+pub use points::lock_at_commit;
 pub use policy::{Count, Keep, Policy};
 pub use within::Within;

@@ -135,9 +135,14 @@ pub struct Keep {
 }
 
 impl Keep {
-    /// True when nothing is said.
-    pub fn is_empty(&self) -> bool {
-        *self == Self::default()
+    /// True when any rule is given, be it one that keeps none.
+    pub fn has_rules(&self) -> bool {
+        let zone = self.time_zone.clone();
+        *self
+            != Self {
+                time_zone: zone,
+                ..Self::default()
+            }
     }
 
     /// The policy that this is.

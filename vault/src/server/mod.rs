@@ -98,6 +98,11 @@ impl<V: Volume> Server<V> {
         })
     }
 
+    /// The vault that it serves.
+    pub fn vault(&self) -> Arc<Vault<V>> {
+        self.vault.clone()
+    }
+
     /// Where it listens.
     pub fn address(&self) -> Result<SocketAddr, VaultError> {
         self.endpoint.local_addr().map_err(|e| VaultError::Network {

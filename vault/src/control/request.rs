@@ -1,0 +1,175 @@
+//! The requests, and the one function that does what they ask.
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::VaultError;
+use crate::ingest::Vault;
+use crate::retention::points::{self, Which};
+use crate::retention::prune::{self, Scope};
+use crate::settings::Span;
+use crate::volume::Volume;
+
+/// Who a request comes from, as records have it: whoever may use the vault's directory.
+const LOCAL: &str = "local";
+
+/// What a command may ask.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Request {
+    /// Delete what the policies do not keep.
+    Prune {
+        /// Which servers, by which rules.
+        scope: Scope,
+        /// Only say what would go.
+        dry_run: bool,
+    },
+    /// Hold a recovery point back from deletion.
+    Hold {
+        /// Which.
+        which: Which,
+        /// Why.
+        reason: String,
+    },
+    /// End a hold.
+    Release {
+        /// Which.
+        which: Which,
+        /// Why.
+        reason: String,
+    },
+    /// Lock a recovery point, or lengthen its lock.
+    Lock {
+        /// Which.
+        which: Which,
+        /// From now on for so long.
+        length: Span,
+    },
+    /// List the locks.
+    Locks,
+    /// Delete a recovery point.
+    Delete {
+        /// Which.
+        which: Which,
+        /// Why.
+        reason: String,
+        /// Also when it is its server's latest.
+        even_latest: bool,
+    },
+}
+
+/// What was done: for programs, and for people.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Answer {
+    /// For programs.
+    pub facts: serde_json::Value,
+    /// For people.
+    pub text: String,
+    /// False when the command is to end with code 1 all the same.
+    pub success: bool,
+}
+
+impl Answer {
+    /// Something was done.
+    pub fn done(facts: &impl Serialize, text: String) -> Result<Self, VaultError> {
+        let facts = serde_json::to_value(facts)
+            .map_err(|e| VaultError::io(super::SOCKET, std::io::Error::from(e)))?;
+        Ok(Self {
+            facts,
+            text,
+            success: true,
+        })
+    }
+}
+
+/// A line that comes back.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reply {
+    /// On the way, for people.
+    Note(String),
+    /// The last line: done.
+    Done(Answer),
+    /// The last line: not done.
+    Failed {
+        /// Why.
+        error: String,
+        /// What to do.
+        remedy: String,
+        /// True when the command line was wrong.
+        usage: bool,
+    },
+}
+
+impl From<&VaultError> for Reply {
+    fn from(error: &VaultError) -> Self {
+        Self::Failed {
+            error: error.to_string(),
+            remedy: error.remedy(),
+            usage: matches!(error, VaultError::Usage { .. }),
+        }
+    }
+}
+
+/// Does what is asked, in the process that has the store open. `note` tells people how it goes.
+pub fn perform<V: Volume>(
+    vault: &Vault<V>,
+    request: Request,
+    note: &mut dyn FnMut(String),
+) -> Result<Answer, VaultError> {
+    let store = vault.store();
+    match request {
+        Request::Prune { scope, dry_run } => {
+            let settings = vault.settings().now();
+            if !dry_run {
+                note("deleting what no rule keeps".into());
+            }
+            let pruned = prune::prune(store, &settings, &scope, LOCAL, dry_run)?;
+            Answer::done(&pruned, prune::text(&pruned, dry_run))
+        }
+        Request::Hold { which, reason } => {
+            let found = points::set_hold(store, &which, true, &reason, LOCAL)?;
+            Answer::done(&found, format!("held: {} of {}\n", found.point, found.name))
+        }
+        Request::Release { which, reason } => {
+            let found = points::set_hold(store, &which, false, &reason, LOCAL)?;
+            Answer::done(
+                &found,
+                format!("released: {} of {}\n", found.point, found.name),
+            )
+        }
+        Request::Lock { which, length } => {
+            let lock = points::lock(store, &which, length, LOCAL)?;
+            let text = format!(
+                "locked: {} of {} for {length}, until about {}\n",
+                lock.found.point, lock.found.name, lock.ends_about
+            );
+            Answer::done(&lock, text)
+        }
+        Request::Locks => {
+            let locks = points::locks(store)?;
+            let mut text = String::new();
+            for lock in &locks {
+                let left = Span::from_secs(lock.seconds_left);
+                text.push_str(&format!(
+                    "{}  {}  taken {}  {left} left, until about {}\n",
+                    lock.found.name, lock.found.point, lock.found.taken, lock.ends_about
+                ));
+            }
+            if locks.is_empty() {
+                text.push_str("nothing is locked\n");
+            }
+            Answer::done(&locks, text)
+        }
+        Request::Delete {
+            which,
+            reason,
+            even_latest,
+        } => {
+            let found = points::delete(store, &which, &reason, even_latest, LOCAL)?;
+            Answer::done(
+                &found,
+                format!("deleted: {} of {}\n", found.point, found.name),
+            )
+        }
+    }
+}

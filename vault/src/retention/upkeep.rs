@@ -1,0 +1,111 @@
+//! What `serve` does by itself about retention: it prunes by the settings, and writes down how
+//! far vault time has come.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::prune::{Scope, prune};
+use crate::error::{StoreError, VaultError};
+use crate::ingest::Vault;
+use crate::volume::Volume;
+
+/// How often it looks what is due.
+const TURN: Duration = Duration::from_secs(1);
+/// How often vault time is written down while anything is locked: what a crash costs at most,
+/// by which locks then last longer.
+const NOTE_CLOCK: Duration = Duration::from_secs(3600);
+
+/// The thread that does it.
+pub struct Upkeep {
+    stop: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Upkeep {
+    /// Starts it. The first pruning is due at once.
+    pub fn start<V: Volume + 'static>(vault: Arc<Vault<V>>) -> Result<Self, VaultError> {
+        let (stop, stopped) = channel();
+        let thread = std::thread::Builder::new()
+            .name("relevo-upkeep".into())
+            .spawn(move || run(&vault, &stopped))
+            .map_err(|e| StoreError::io("start the upkeep", &e))?;
+        Ok(Self {
+            stop: Some(stop),
+            thread: Some(thread),
+        })
+    }
+
+    /// Ends it; vault time is written down once more.
+    pub fn stop(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            // Its panic, if any, was reported by the panic hook.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Upkeep {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn run<V: Volume>(vault: &Vault<V>, stopped: &Receiver<()>) {
+    let mut pruned: Option<Instant> = None;
+    let mut noted = Instant::now();
+    loop {
+        let settings = vault.settings().now();
+        if let Some(pause) = settings.prune.every.pause()
+            && pruned.is_none_or(|last| last.elapsed() >= pause)
+        {
+            prune_once(vault);
+            pruned = Some(Instant::now());
+        }
+        if noted.elapsed() >= NOTE_CLOCK {
+            note(vault);
+            noted = Instant::now();
+        }
+        match stopped.recv_timeout(TURN) {
+            Err(RecvTimeoutError::Timeout) => {}
+            Ok(()) | Err(RecvTimeoutError::Disconnected) => break,
+        }
+    }
+    note(vault);
+}
+
+fn prune_once<V: Volume>(vault: &Vault<V>) {
+    let settings = vault.settings().now();
+    let pruned = prune(
+        vault.store(),
+        &settings,
+        &Scope::default(),
+        "retention",
+        false,
+    );
+    match pruned {
+        Ok(pruned) => {
+            let (deleted, refused) = (pruned.deleted.len(), pruned.refused.len());
+            if deleted + refused > 0 {
+                tracing::info!(deleted, refused, "pruned");
+            }
+            for refused in &pruned.refused {
+                tracing::warn!(point = %refused.point, because = refused.because, "not pruned");
+            }
+        }
+        Err(error) => tracing::error!(%error, remedy = error.remedy(), "pruning failed"),
+    }
+}
+
+fn note<V: Volume>(vault: &Vault<V>) {
+    match vault.store().note_clock(None) {
+        Ok(()) | Err(StoreError::Stopped) => {}
+        Err(error) => tracing::error!(%error, "vault time could not be written down"),
+    }
+}
