@@ -38,6 +38,7 @@ pub mod index;
 pub mod ingest;
 pub mod ledger;
 pub mod pack;
+pub mod parity;
 pub mod rebuild;
 pub mod record;
 pub mod retention;
