@@ -2,6 +2,7 @@
 //! records go to one writer thread that gathers what all sessions bring into one `fdatasync`.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
@@ -29,7 +30,10 @@ const READ_BYTES: u64 = 1024 * 1024;
 /// Bytes between two chunks that it is cheaper to read than to skip.
 const READ_GAP: u64 = 64 * 1024;
 
-enum Job {
+/// Something that only the writer may do.
+type Work<V> = Box<dyn FnOnce(&mut Ledger<V>) + Send>;
+
+enum Job<V> {
     Append {
         tenant: TenantId,
         records: Vec<Record>,
@@ -45,9 +49,10 @@ enum Job {
         wanted: Vec<Deletion>,
         reply: oneshot::Sender<Result<Deleted, StoreError>>,
     },
+    Work(Work<V>),
 }
 
-impl Job {
+impl<V> Job<V> {
     /// With what its answer comes by.
     fn append(tenant: TenantId, records: Vec<Record>) -> (Self, oneshot::Receiver<Answer>) {
         let (reply, answer) = oneshot::channel();
@@ -67,9 +72,10 @@ pub struct Store<V> {
     volume: Arc<V>,
     catalogue: PathBuf,
     readers: Mutex<Vec<Catalogue>>,
-    jobs: Mutex<Option<mpsc::Sender<Job>>>,
+    jobs: Mutex<Option<mpsc::Sender<Job<V>>>>,
     writer: Mutex<Option<JoinHandle<()>>>,
     clock: Arc<VaultClock>,
+    client_reads: AtomicU64,
 }
 
 impl<V: Volume> Store<V> {
@@ -120,6 +126,7 @@ impl<V: Volume> Store<V> {
             jobs: Mutex::new(Some(jobs)),
             writer: Mutex::new(Some(writer)),
             clock,
+            client_reads: AtomicU64::new(0),
         };
         Ok((store, findings))
     }
@@ -168,6 +175,34 @@ impl<V: Volume> Store<V> {
             .blocking_send(job)
             .map_err(|_| StoreError::Stopped)?;
         answer.blocking_recv().map_err(|_| StoreError::Stopped)?
+    }
+
+    /// Runs `work` in the writer, behind the appends that were handed in before. For threads
+    /// that may wait; nobody else writes meanwhile.
+    pub fn in_writer<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Ledger<V>) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        let work: Work<V> = Box::new(move |ledger| {
+            // Who has gone away needs no answer.
+            let _ = reply.send(work(ledger));
+        });
+        self.jobs()?
+            .blocking_send(Job::Work(work))
+            .map_err(|_| StoreError::Stopped)?;
+        answer.blocking_recv().map_err(|_| StoreError::Stopped)?
+    }
+
+    /// The packs.
+    pub fn volume(&self) -> &Arc<V> {
+        &self.volume
+    }
+
+    /// Runs of reads that clients were given so far: what works in the background looks whether
+    /// it is in somebody's way.
+    pub fn client_reads(&self) -> u64 {
+        self.client_reads.load(Ordering::Relaxed)
     }
 
     /// Vault time now.
@@ -236,6 +271,7 @@ impl<V: Volume> Store<V> {
     /// Reads what [`plan_reads`] put together: chunks in the order asked, nothing where one
     /// cannot be read. Their bytes are for the reader to check.
     pub fn read_run(&self, tenant: TenantId, run: &ReadRun) -> Vec<Option<Bytes>> {
+        self.client_reads.fetch_add(1, Ordering::Relaxed);
         let number = run.pack;
         let pack = PackId { tenant, number };
         let read = |start: u64, end: u64| {
@@ -278,7 +314,7 @@ impl<V: Volume> Store<V> {
         }
     }
 
-    fn jobs(&self) -> Result<mpsc::Sender<Job>, StoreError> {
+    fn jobs(&self) -> Result<mpsc::Sender<Job<V>>, StoreError> {
         let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
         jobs.clone().ok_or(StoreError::Stopped)
     }
@@ -386,7 +422,7 @@ pub fn stored_size(length: usize) -> u64 {
 }
 
 /// The writer thread: all that waits is one round, one `fdatasync` per tenant in it.
-fn write<V: Volume>(mut ledger: Ledger<V>, mut queue: mpsc::Receiver<Job>) {
+fn write<V: Volume>(mut ledger: Ledger<V>, mut queue: mpsc::Receiver<Job<V>>) {
     while let Some(first) = queue.blocking_recv() {
         let mut round = vec![first];
         let mut bytes = 0;
@@ -407,9 +443,9 @@ type Reply = oneshot::Sender<Answer>;
 /// What sessions of one tenant brought, and whom to answer.
 type Batch = Vec<(Vec<Record>, Reply)>;
 
-fn serve_round<V: Volume>(ledger: &mut Ledger<V>, round: Vec<Job>) {
+fn serve_round<V: Volume>(ledger: &mut Ledger<V>, round: Vec<Job<V>>) {
     let mut appends: Vec<(TenantId, Batch)> = Vec::new();
-    let mut deletions = Vec::new();
+    let (mut deletions, mut works) = (Vec::new(), Vec::new());
     for job in round {
         match job {
             Job::Append {
@@ -426,6 +462,7 @@ fn serve_round<V: Volume>(ledger: &mut Ledger<V>, round: Vec<Job>) {
                 wanted,
                 reply,
             } => deletions.push((tenant, wanted, reply)),
+            Job::Work(work) => works.push(work),
             Job::MarkComplete { tenant, epoch, ids } => {
                 if let Err(error) = ledger.mark_complete(tenant, epoch, &ids) {
                     tracing::warn!(%error, "complete nodes could not be noted");
@@ -462,6 +499,9 @@ fn serve_round<V: Volume>(ledger: &mut Ledger<V>, round: Vec<Job>) {
                 }
             }
         }
+    }
+    for work in works {
+        work(ledger);
     }
     for (tenant, wanted, reply) in deletions {
         let _ = reply.send(ledger.delete(tenant, &wanted));

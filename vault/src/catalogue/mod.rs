@@ -5,6 +5,7 @@
 
 mod chunks;
 mod governance;
+mod healing;
 mod keeping;
 mod listing;
 mod references;
@@ -24,6 +25,7 @@ use crate::error::StoreError;
 use crate::volume::PackId;
 
 pub use chunks::{ChunkState, Located};
+pub use healing::{Entry, EntryContent};
 pub use keeping::{AuditAnchor, LockedPoint, PointPlace, ServerPoints};
 pub use listing::Image;
 pub use references::PackUse;
@@ -55,6 +57,14 @@ CREATE INDEX unreferenced_since ON unreferenced (tenant, since);
 CREATE TABLE losses (
     tenant INTEGER NOT NULL, pack INTEGER NOT NULL, offset INTEGER NOT NULL,
     length INTEGER NOT NULL, id BLOB, found INTEGER NOT NULL,
+    PRIMARY KEY (tenant, pack, offset)) WITHOUT ROWID;
+CREATE TABLE checks (
+    tenant INTEGER NOT NULL, parity INTEGER NOT NULL, number INTEGER NOT NULL,
+    checked INTEGER NOT NULL,
+    PRIMARY KEY (tenant, parity, number)) WITHOUT ROWID;
+CREATE TABLE unsure (
+    tenant INTEGER NOT NULL, pack INTEGER NOT NULL, offset INTEGER NOT NULL,
+    length INTEGER NOT NULL,
     PRIMARY KEY (tenant, pack, offset)) WITHOUT ROWID;
 CREATE TABLE points (
     tenant INTEGER NOT NULL, id BLOB NOT NULL, server BLOB NOT NULL, taken INTEGER NOT NULL,

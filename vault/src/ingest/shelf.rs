@@ -36,6 +36,11 @@ impl<'a, V: Volume> VaultShelf<'a, V> {
         })
     }
 
+    /// What is proven is proven in this epoch.
+    pub(super) fn epoch(&self) -> i64 {
+        self.epoch
+    }
+
     pub(super) fn flush(&mut self) {
         let ids = std::mem::take(&mut self.fresh);
         if !ids.is_empty() {

@@ -15,6 +15,7 @@ use super::shelf::VaultShelf;
 use super::{Vault, check_ids};
 use crate::completeness::{self, Fault};
 use crate::error::StoreError;
+use crate::ledger::Ledger;
 use crate::record::{ChunkKind, PointRecord, Record};
 use crate::retention::lock_at_commit;
 use crate::store::stored_size;
@@ -116,6 +117,8 @@ impl<V: Volume> Vault<V> {
         }
         let added = self.check_session(tenant, server, session)?;
         let mut shelf = VaultShelf::new(&self.store, tenant)?;
+        let epoch = shelf.epoch();
+        let again = manifest.clone();
         let faults = completeness::faults(&mut shelf, &public, MAX_MISSING)?;
         shelf.flush();
         let misplaced = faults.iter().find_map(|fault| match fault {
@@ -138,8 +141,12 @@ impl<V: Volume> Vault<V> {
         let body = minicbor::to_vec(&point).map_err(|e| corrupt(e.to_string()))?;
         point.stored += stored_size(body.len());
         let stored = point.stored;
-        self.store
-            .append_blocking(tenant, vec![Record::Point(Box::new(point))])?;
+        let record = Record::Point(Box::new(point));
+        let commit = move |ledger: &mut Ledger<V>| ledger.commit(tenant, &record, epoch);
+        if !self.store.in_writer(commit)? {
+            // Damage was found meanwhile, and what was just proven may be gone.
+            return self.commit(tenant, server, session, again);
+        }
         self.sessions().remove(&session);
         tracing::info!(%server, point = %public.point, stored, "recovery point committed");
         Ok(Response::Committed { stored })

@@ -27,6 +27,7 @@ mod catch_up_test;
 mod deletion;
 #[cfg(test)]
 mod deletion_test;
+mod mend;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -42,6 +43,7 @@ use crate::volume::{PackId, Volume};
 
 pub use catch_up::{Finding, open_pack_header};
 pub use deletion::{Deleted, Deletion, Kept, remaining};
+pub use mend::Cover;
 
 /// Entries are handed to the file system in pieces of about this many bytes.
 const WRITE_PIECE: usize = 4 * 1024 * 1024;
@@ -166,6 +168,15 @@ impl<V: Volume> Ledger<V> {
         batch: &[&[Record]],
     ) -> Result<Vec<Appended>, StoreError> {
         let fresh = self.leave_out_known(tenant, batch)?;
+        self.append_fresh(tenant, &fresh)
+    }
+
+    /// The order of writing: steps 1 to 3.
+    fn append_fresh(
+        &mut self,
+        tenant: TenantId,
+        fresh: &[Vec<Encoded<'_>>],
+    ) -> Result<Vec<Appended>, StoreError> {
         let answers = fresh
             .iter()
             .map(|records| {
@@ -175,7 +186,7 @@ impl<V: Volume> Ledger<V> {
             .collect();
         let mut written = Vec::new();
         let done = self
-            .write_entries(tenant, &fresh, &mut written)
+            .write_entries(tenant, fresh, &mut written)
             .and_then(|()| self.make_durable(tenant, &written));
         if let Err(error) = done {
             self.take_back(&written);
