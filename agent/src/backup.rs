@@ -135,7 +135,9 @@ impl BackupRun {
             path: self.cache.clone(),
             source,
         };
-        let mut cache = Cache::open(&self.cache, &scope, &self.keys.secret).map_err(failed)?;
+        let mut secrets = vec![self.keys.secret.clone()];
+        secrets.extend(self.keys.previous_secrets.iter().cloned());
+        let mut cache = Cache::open(&self.cache, &scope, &secrets).map_err(failed)?;
         if from_scratch {
             cache.clear().map_err(failed)?;
         }
@@ -147,6 +149,7 @@ impl BackupRun {
         let pipeline = Pipeline::new(
             Run {
                 secret: self.keys.secret.clone(),
+                previous: self.keys.previous_secrets.clone(),
                 facts: facts.clone(),
                 counters: self.counters.clone(),
                 halt: halt.clone(),

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
+use relevo_wire::key::SealingKeys;
 use relevo_wire::upload::UploadLimits;
 use serde::Serialize;
 
@@ -44,6 +45,7 @@ pub struct Cli {
 enum Command {
     Enroll(EnrollArgs),
     Backup(BackupArgs),
+    Keys(KeysArgs),
     Inventory(InventoryArgs),
     /// Print completions for a shell.
     ///
@@ -107,6 +109,23 @@ struct BackupArgs {
     json: bool,
 }
 
+/// Take newer sealing keys of the same tenant, after 'relevo-recover keys rotate'.
+///
+/// What was sent before stays as it is and is not sent again. Take them to the recovery site
+/// first: it opens only what it has keys for.
+#[derive(Args)]
+struct KeysArgs {
+    /// The sealing-keys.toml that 'relevo-recover keys rotate' wrote.
+    #[arg(long, value_name = "FILE")]
+    keys: PathBuf,
+    /// Where the agent keeps its state.
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_DIR)]
+    state: PathBuf,
+    /// Print the result as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
 /// Print what is recorded with an image besides the disks.
 ///
 /// For this server's own disks: the live server. For an image file: what the image tells.
@@ -129,6 +148,7 @@ impl Cli {
         match self.command {
             Command::Enroll(args) => run_enroll(args),
             Command::Backup(args) => run_backup(args),
+            Command::Keys(args) => run_keys(args),
             Command::Inventory(args) => run_inventory(&args),
             Command::Completions { shell } => {
                 let mut page = Vec::new();
@@ -204,6 +224,29 @@ fn run_backup(args: BackupArgs) -> Result<(), AgentError> {
     } else {
         print(format!("{report}\n").as_bytes())
     }
+}
+
+fn run_keys(args: KeysArgs) -> Result<(), AgentError> {
+    let keys = SealingKeys::read(&args.keys)?;
+    let replaced = StateDir::new(args.state).take_keys(&keys)?;
+    if args.json {
+        return print_json(&KeysReport {
+            generation: keys.generation,
+            replaced,
+        });
+    }
+    let text = format!(
+        "images are sealed with generation {} from now on, not {replaced}\n",
+        keys.generation
+    );
+    print(text.as_bytes())
+}
+
+/// Generations of keys.
+#[derive(Serialize)]
+struct KeysReport {
+    generation: u32,
+    replaced: u32,
 }
 
 fn run_inventory(args: &InventoryArgs) -> Result<(), AgentError> {
@@ -302,7 +345,7 @@ mod tests {
     fn the_definition_is_sound_and_the_manual_names_every_command() {
         Cli::command().debug_assert();
         let page = String::from_utf8_lossy(&manual()).into_owned();
-        for name in ["ENROLL", "BACKUP", "INVENTORY"] {
+        for name in ["ENROLL", "BACKUP", "KEYS", "INVENTORY"] {
             assert!(page.contains(&format!("COMMAND {name}")), "{name}");
         }
     }

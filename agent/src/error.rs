@@ -33,6 +33,14 @@ pub enum AgentError {
     /// Other keys are in the state directory.
     #[error("{0} holds other keys than those given")]
     OtherKeys(PathBuf),
+    /// Keys that were rotated away.
+    #[error("the keys are of generation {given}, those of this server already of {kept}")]
+    OlderKeys {
+        /// Of the file given.
+        given: u32,
+        /// In the state directory.
+        kept: u32,
+    },
     /// A backup runs already.
     #[error("another backup is running with the state directory {0}")]
     Busy(PathBuf),
@@ -124,6 +132,9 @@ impl AgentError {
                 "remove {} if this server shall belong to the other tenant",
                 path.display()
             ),
+            Self::OlderKeys { .. } => {
+                "give the sealing-keys.toml that 'relevo-recover keys rotate' wrote last".into()
+            }
             Self::Busy(_) => "wait until it is done".into(),
             Self::Keys(KeyError::Io { .. }) => {
                 "give the sealing-keys.toml that 'relevo-recover keygen' wrote".into()

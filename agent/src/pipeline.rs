@@ -73,6 +73,8 @@ pub struct Pipeline {
 pub struct Run {
     /// Keys what is sealed.
     pub secret: TenantSecret,
+    /// Secrets of earlier generations, newest first: what they keyed may be known.
+    pub previous: Vec<TenantSecret>,
     /// Takes what is to be remembered of spans.
     pub facts: mpsc::Sender<Fact>,
     /// Filled as it goes.
@@ -91,10 +93,14 @@ impl Pipeline {
         under_way: UnderWay,
         offers: mpsc::Sender<Offer>,
     ) -> Result<Self, rusqlite::Error> {
+        let secrets: Vec<_> = std::iter::once(&run.secret)
+            .chain(&run.previous)
+            .cloned()
+            .collect();
         let sealer = || {
             let (under_way, offers) = (under_way.clone(), offers.clone());
             Ok(Sealer::new(
-                run.secret.clone(),
+                secrets.clone(),
                 cache.reader()?,
                 under_way,
                 offers,

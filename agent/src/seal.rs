@@ -65,8 +65,11 @@ pub struct SealedSpan {
 
 /// Seals spans, with what one worker needs for it.
 pub struct Sealer {
-    secret: TenantSecret,
-    span_key: [u8; 32],
+    /// The current one, which seals, and earlier ones, newest first, under which chunks may be
+    /// known.
+    secrets: Vec<TenantSecret>,
+    /// Hash spans; one for each secret.
+    span_keys: Vec<[u8; 32]>,
     compressor: Compressor,
     cache: CacheReader,
     under_way: UnderWay,
@@ -74,16 +77,19 @@ pub struct Sealer {
 }
 
 impl Sealer {
-    /// A sealer that offers what it seals to `offers`.
+    /// A sealer that offers what it seals to `offers`. The first of `secrets` seals.
     pub fn new(
-        secret: TenantSecret,
+        secrets: Vec<TenantSecret>,
         cache: CacheReader,
         under_way: UnderWay,
         offers: mpsc::Sender<Offer>,
     ) -> Self {
         Self {
-            span_key: blake3::derive_key("relevo 1 agent span", secret.as_bytes()),
-            secret,
+            span_keys: secrets
+                .iter()
+                .map(|secret| blake3::derive_key("relevo 1 agent span", secret.as_bytes()))
+                .collect(),
+            secrets,
             compressor: Compressor::new(),
             cache,
             under_way,
@@ -101,14 +107,23 @@ impl Sealer {
                 remember: known.map(|_| None),
             });
         };
-        let hash = *blake3::keyed_hash(&self.span_key, bytes).as_bytes();
-        if let Some(known) = known.filter(|known| known.hash == hash) {
-            return Ok(SealedSpan {
-                leaf: Some(known.leaf),
-                changed: false,
-                remember: None,
-            });
+        let hash_under =
+            |secret: usize| *blake3::keyed_hash(&self.span_keys[secret], bytes).as_bytes();
+        let (mut secret, mut hash) = (0, None);
+        if let Some((under, known)) = known {
+            let found = hash_under(under);
+            if found == known.hash {
+                return Ok(SealedSpan {
+                    leaf: Some(known.leaf),
+                    changed: false,
+                    remember: None,
+                });
+            }
+            (secret, hash) = (under, Some(found));
         }
+        let hash = hash
+            .filter(|_| secret == 0)
+            .unwrap_or_else(|| hash_under(0));
         let mut extents = Vec::new();
         for range in chunker::cut(bytes) {
             let extent = self.extent(&bytes[range])?;
@@ -117,7 +132,7 @@ impl Sealer {
                 _ => extents.push(extent),
             }
         }
-        let node = Node::Leaf(extents).seal(&self.secret);
+        let node = Node::Leaf(extents).seal(&self.secrets[0]);
         let leaf = reference(&node);
         self.offer_node(node)?;
         Ok(SealedSpan {
@@ -137,7 +152,7 @@ impl Sealer {
 
     /// Seals bytes that are no part of a disk.
     pub fn seal_data(&mut self, plaintext: &[u8]) -> Result<ChunkRef, UplinkGone> {
-        let chunk = Chunk::new(&self.secret, plaintext).seal(&mut self.compressor);
+        let chunk = Chunk::new(&self.secrets[0], plaintext).seal(&mut self.compressor);
         let chunk_ref = reference(&chunk);
         self.offer(chunk, 0)?;
         Ok(chunk_ref)
@@ -148,24 +163,36 @@ impl Sealer {
         if is_zero(plaintext) {
             return Ok(Extent::Zero { length });
         }
-        let chunk = Chunk::new(&self.secret, plaintext);
+        let chunk = Chunk::new(&self.secrets[0], plaintext);
         let key = chunk.key();
-        let id = match self.is_known(&key) {
-            Some(id) => id,
-            None => {
-                let sealed = chunk.seal(&mut self.compressor);
-                let id = sealed.id();
-                self.offer(sealed, length)?;
-                id
-            }
-        };
-        let chunk = ChunkRef { id, key };
+        if let Some(id) = self.is_known(&key) {
+            let chunk = ChunkRef { id, key };
+            return Ok(Extent::Data { length, chunk });
+        }
+        if let Some(chunk) = self.known_before(plaintext) {
+            return Ok(Extent::Data { length, chunk });
+        }
+        let sealed = chunk.seal(&mut self.compressor);
+        let chunk = reference(&sealed);
+        self.offer(sealed, length)?;
         Ok(Extent::Data { length, chunk })
+    }
+
+    /// The chunk of this plaintext that an earlier generation's secret made: an index names a
+    /// chunk's key, so that it may stay as it is.
+    fn known_before(&mut self, plaintext: &[u8]) -> Option<ChunkRef> {
+        let Self { secrets, cache, .. } = self;
+        let mut earlier = secrets.iter().enumerate().skip(1);
+        earlier.find_map(|(number, secret)| {
+            let key = Chunk::new(secret, plaintext).key();
+            let id = cache.chunk(number, &key)?;
+            Some(ChunkRef { id, key })
+        })
     }
 
     /// In this order: a chunk leaves the map only after it entered the cache.
     fn is_known(&mut self, key: &ChunkKey) -> Option<ChunkId> {
-        self.under_way.get(key).or_else(|| self.cache.chunk(key))
+        self.under_way.get(key).or_else(|| self.cache.chunk(0, key))
     }
 
     fn offer(&mut self, chunk: SealedChunk, plaintext: u32) -> Result<(), UplinkGone> {

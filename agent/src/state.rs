@@ -86,6 +86,26 @@ impl StateDir {
         })
     }
 
+    /// Puts keys in the place of those kept here: of the same tenant, and no older. Says which
+    /// generation was replaced.
+    pub fn take_keys(&self, given: &SealingKeys) -> Result<u32, AgentError> {
+        let enrolled = self.read()?;
+        let _lock = self.lock()?;
+        let kept = &enrolled.keys;
+        if kept.tenant != given.tenant {
+            return Err(AgentError::OtherKeys(self.keys()));
+        }
+        let same = kept.generation == given.generation;
+        if kept.generation > given.generation || (same && kept.public != given.public) {
+            return Err(AgentError::OlderKeys {
+                given: given.generation,
+                kept: kept.generation,
+            });
+        }
+        given.replace(&self.keys())?;
+        Ok(kept.generation)
+    }
+
     fn failed(&self, path: &Path, source: io::Error) -> AgentError {
         AgentError::State {
             path: path.to_path_buf(),

@@ -55,6 +55,43 @@ proptest! {
     }
 }
 
+/// Guards a rotation's price: a new pair costs nothing, a new secret some nodes of the index; what
+/// is stored stays stored, and images of every generation open.
+#[test]
+fn rotated_keys_send_nothing_again() {
+    let (mut server, vault) = (Server::new(), SimulatedVault::new());
+    let size = 40 * MIB as u64;
+    sparse(&server.disk(), size, &[(0, noise(7, 36 * MIB))]);
+    let first = server.backup(&vault).unwrap();
+    server.keys.rotate(false).unwrap();
+    let pair = server.backup(&vault).unwrap();
+    assert_eq!((pair.changed_bytes, pair.sent_bytes), (0, 0));
+    server.keys.rotate(true).unwrap();
+    let secret = server.backup(&vault).unwrap();
+    assert_eq!((secret.changed_bytes, secret.new_bytes), (0, 0));
+    assert!(
+        secret.sent_bytes < 8192,
+        "{} bytes were sent",
+        secret.sent_bytes
+    );
+    // In a span that changed, what did not change is known still.
+    let file = std::fs::OpenOptions::new()
+        .write(true)
+        .open(server.disk())
+        .unwrap();
+    file.write_all_at(&noise(8, 4096), 2 * MIB as u64).unwrap();
+    let changed = server.backup(&vault).unwrap();
+    assert!(
+        changed.new_bytes < 3 * 256 * 1024,
+        "{} bytes are new",
+        changed.new_bytes
+    );
+    assert!(vault.restore(&server.keys, 0) == std::fs::read(server.disk()).unwrap());
+    assert!(first.sent_bytes > 30 * MIB as u64);
+    let oldest = vault.state().points[0].open(&server.keys);
+    assert!(oldest.is_ok(), "the first image does not open");
+}
+
 #[test]
 fn one_changed_block_costs_one_span_of_index_and_one_or_two_chunks() {
     let (server, vault) = (Server::new(), SimulatedVault::new());

@@ -10,7 +10,8 @@
 //! it has committed the image: each row is true by itself, whenever the process is killed. Every
 //! row carries eight bytes of keyed BLAKE3 over its content; the key is made from the tenant
 //! secret and the [`Scope`]. So a row that was damaged, or that speaks of another vault or of
-//! chunks since collected, is a miss and nothing else.
+//! chunks since collected, is a miss and nothing else. Rows of an earlier generation's secret
+//! count while the sealing keys carry that secret: what it sealed need not be sent again.
 //!
 //! The keys of chunks are not in it, but for those of the last image's leaves: who steals the
 //! file opens nothing that the stolen server did not hold anyway.
@@ -64,7 +65,8 @@ pub enum Fact {
 pub struct Cache {
     path: PathBuf,
     connection: Connection,
-    prover: Prover,
+    /// The current secret's first.
+    provers: Vec<Prover>,
     /// Somebody found it unreadable: it is removed in the end.
     damaged: Arc<AtomicBool>,
 }
@@ -80,10 +82,12 @@ impl Drop for Cache {
 
 impl Cache {
     /// Opens the cache. One that is damaged or of another scope is replaced by an empty one.
+    /// `secrets` are the current one and earlier ones, newest first; rows are written under the
+    /// first.
     pub fn open(
         path: &Path,
         scope: &Scope,
-        secret: &TenantSecret,
+        secrets: &[TenantSecret],
     ) -> Result<Self, rusqlite::Error> {
         let connection = match open_existing(path, scope) {
             Ok(Some(connection)) => connection,
@@ -100,7 +104,7 @@ impl Cache {
         Ok(Self {
             path: path.to_path_buf(),
             connection,
-            prover: Prover::new(scope, secret),
+            provers: secrets.iter().map(|s| Prover::new(scope, s)).collect(),
             damaged: Arc::default(),
         })
     }
@@ -111,7 +115,7 @@ impl Cache {
         connection.pragma_update(None, "query_only", true)?;
         Ok(CacheReader {
             connection,
-            prover: self.prover.clone(),
+            provers: self.provers.clone(),
             damaged: self.damaged.clone(),
         })
     }
@@ -143,6 +147,9 @@ impl Cache {
     }
 
     fn write(&mut self, batch: &[Fact]) -> Result<(), rusqlite::Error> {
+        let Some(prover) = self.provers.first() else {
+            return Ok(());
+        };
         let transaction = self.connection.transaction()?;
         {
             let mut chunks =
@@ -152,15 +159,15 @@ impl Cache {
             for fact in batch {
                 match fact {
                     Fact::Stored(chunk) => {
-                        let (tag, id) = (self.prover.tag(&chunk.key), chunk.id.as_bytes());
-                        chunks.execute(params![tag, id, self.prover.chunk(chunk)])?;
+                        let (tag, id) = (prover.tag(&chunk.key), chunk.id.as_bytes());
+                        chunks.execute(params![tag, id, prover.chunk(chunk)])?;
                     }
                     Fact::Span {
                         disk,
                         span,
                         known: Some(known),
                     } => {
-                        let proof = self.prover.span(disk, *span, known);
+                        let proof = prover.span(disk, *span, known);
                         let (id, key) = (known.leaf.id.as_bytes(), known.leaf.key.as_bytes());
                         let number = *span as i64;
                         spans.execute(params![&**disk, number, known.hash, id, key, proof])?;
@@ -204,14 +211,15 @@ impl Cache {
 /// Looks things up. What cannot be read is unknown.
 pub struct CacheReader {
     connection: Connection,
-    prover: Prover,
+    provers: Vec<Prover>,
     damaged: Arc<AtomicBool>,
 }
 
 impl CacheReader {
-    /// The id under which the vault has the chunk with this key.
-    pub fn chunk(&mut self, key: &ChunkKey) -> Option<ChunkId> {
-        let tag = self.prover.tag(key);
+    /// The id under which the vault has the chunk with this key, which secret number `secret` gave.
+    pub fn chunk(&mut self, secret: usize, key: &ChunkKey) -> Option<ChunkId> {
+        let prover = self.provers.get(secret)?.clone();
+        let tag = prover.tag(key);
         let found = self
             .connection
             .prepare_cached("SELECT id, proof FROM chunks WHERE tag = ?")
@@ -225,11 +233,11 @@ impl CacheReader {
             id: ChunkId::from_bytes(id),
             key: *key,
         };
-        (self.prover.chunk(&chunk) == proof).then_some(chunk.id)
+        (prover.chunk(&chunk) == proof).then_some(chunk.id)
     }
 
-    /// A span at the last image.
-    pub fn span(&mut self, disk: &str, span: u64) -> Option<KnownSpan> {
+    /// A span at the last image, and the number of the secret under which it was hashed.
+    pub fn span(&mut self, disk: &str, span: u64) -> Option<(usize, KnownSpan)> {
         let found = self
             .connection
             .prepare_cached("SELECT hash, id, key, proof FROM spans WHERE disk = ? AND span = ?")
@@ -246,7 +254,9 @@ impl CacheReader {
                     .optional()
             });
         let (known, proof): (KnownSpan, [u8; 8]) = self.sound(found)?;
-        (self.prover.span(disk, span, &known) == proof).then_some(known)
+        let made = |prover: &Prover| prover.span(disk, span, &known) == proof;
+        let secret = self.provers.iter().position(made)?;
+        Some((secret, known))
     }
 
     fn sound<T>(&mut self, found: Result<Option<T>, rusqlite::Error>) -> Option<T> {
@@ -288,7 +298,7 @@ mod tests {
     }
 
     fn filled(path: &Path) -> Cache {
-        let mut cache = Cache::open(path, &scope(1), &SECRET).unwrap();
+        let mut cache = Cache::open(path, &scope(1), &[SECRET]).unwrap();
         let known = Some(KnownSpan {
             hash: [9; 32],
             leaf: chunk(2),
@@ -308,10 +318,10 @@ mod tests {
         let path = dir.path().join("cache.sqlite");
         let mut cache = filled(&path);
         let mut reader = cache.reader().unwrap();
-        assert_eq!(reader.chunk(&chunk(1).key), Some(chunk(1).id));
+        assert_eq!(reader.chunk(0, &chunk(1).key), Some(chunk(1).id));
         assert_eq!(reader.span("sda", 7), None);
         cache.promote().unwrap();
-        assert_eq!(reader.span("sda", 7).unwrap().leaf, chunk(2));
+        assert_eq!(reader.span("sda", 7).unwrap().1.leaf, chunk(2));
         let gone = Fact::Span {
             disk: "sda".into(),
             span: 7,
@@ -322,14 +332,30 @@ mod tests {
         assert_eq!(reader.span("sda", 7), None);
     }
 
+    /// Guards what was stored before a rotation: it counts while its secret is carried, not longer.
+    #[test]
+    fn rows_of_an_earlier_secret_count_while_it_is_carried() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("cache.sqlite");
+        filled(&path).promote().unwrap();
+        let new = TenantSecret::from_bytes([5; 32]);
+        let cache = Cache::open(&path, &scope(1), &[new.clone(), SECRET]).unwrap();
+        let mut reader = cache.reader().unwrap();
+        assert_eq!(reader.chunk(0, &chunk(1).key), None);
+        assert_eq!(reader.chunk(1, &chunk(1).key), Some(chunk(1).id));
+        assert_eq!(reader.span("sda", 7).unwrap().0, 1);
+        let cache = Cache::open(&path, &scope(1), &[new]).unwrap();
+        assert_eq!(cache.reader().unwrap().span("sda", 7), None);
+    }
+
     /// Guards against believing what another vault or an earlier epoch had.
     #[test]
     fn another_scope_starts_empty() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("cache.sqlite");
         drop(filled(&path));
-        let cache = Cache::open(&path, &scope(2), &SECRET).unwrap();
-        assert_eq!(cache.reader().unwrap().chunk(&chunk(1).key), None);
+        let cache = Cache::open(&path, &scope(2), &[SECRET]).unwrap();
+        assert_eq!(cache.reader().unwrap().chunk(0, &chunk(1).key), None);
     }
 
     /// Guards against images that point at the wrong chunk because a cache's disk rotted.
@@ -342,7 +368,7 @@ mod tests {
         let change = "UPDATE chunks SET id = zeroblob(32); UPDATE spans SET key = zeroblob(32);";
         cache.connection.execute_batch(change).unwrap();
         let mut reader = cache.reader().unwrap();
-        assert_eq!(reader.chunk(&chunk(1).key), None);
+        assert_eq!(reader.chunk(0, &chunk(1).key), None);
         assert_eq!(reader.span("sda", 7), None);
         drop((cache, reader));
         std::fs::write(&path, vec![0x5a; 8192]).unwrap();
@@ -350,10 +376,10 @@ mod tests {
         // Damage that only a lookup meets must not be met again by every later run.
         let cache = filled(&path);
         cache.connection.execute_batch("DROP TABLE chunks").unwrap();
-        assert_eq!(cache.reader().unwrap().chunk(&chunk(1).key), None);
+        assert_eq!(cache.reader().unwrap().chunk(0, &chunk(1).key), None);
         drop(cache);
         assert!(!path.exists());
-        let cache = Cache::open(&path, &scope(1), &SECRET).unwrap();
-        assert_eq!(cache.reader().unwrap().chunk(&chunk(1).key), None);
+        let cache = Cache::open(&path, &scope(1), &[SECRET]).unwrap();
+        assert_eq!(cache.reader().unwrap().chunk(0, &chunk(1).key), None);
     }
 }
