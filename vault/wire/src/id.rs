@@ -175,6 +175,10 @@ impl ChunkId {
 /// When the system has no randomness to give, where going on would be unsafe.
 pub fn random_bytes<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
+    #[cfg(feature = "simulation")]
+    if crate::simulation::fill(&mut bytes) {
+        return bytes;
+    }
     if SystemRandom::new().fill(&mut bytes).is_err() {
         panic!("the operating system gave no random bytes");
     }

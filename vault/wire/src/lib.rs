@@ -32,6 +32,8 @@ pub mod key;
 pub mod manifest;
 pub mod message;
 mod secret_file;
+#[cfg(feature = "simulation")]
+pub mod simulation;
 pub mod time;
 pub mod tls;
 pub mod upload;

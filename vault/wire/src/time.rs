@@ -15,6 +15,10 @@ pub struct Timestamp(#[n(0)] i64);
 impl Timestamp {
     /// Now, by the system's clock.
     pub fn now() -> Self {
+        #[cfg(feature = "simulation")]
+        if let Some(now) = crate::simulation::now() {
+            return now;
+        }
         let now = SystemTime::now();
         let millis = match now.duration_since(UNIX_EPOCH) {
             Ok(since) => i64::try_from(since.as_millis()).unwrap_or(i64::MAX),
