@@ -2,8 +2,8 @@
 //! that fails.
 
 mod disk;
-#[cfg(test)]
-pub(crate) mod simulated;
+#[cfg(any(test, feature = "simulation"))]
+pub mod simulated;
 
 use std::fmt;
 use std::io;

@@ -19,15 +19,16 @@ const SECTOR: usize = 512;
 
 /// A small generator, so that a run follows from its seed alone.
 #[derive(Clone, Debug)]
-pub(crate) struct Dice(u64);
+pub struct Dice(u64);
 
 impl Dice {
-    pub(crate) fn new(seed: u64) -> Self {
+    /// Rolls that follow from `seed`.
+    pub fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
 
     /// Any of `0..sides`.
-    pub(crate) fn roll(&mut self, sides: u64) -> u64 {
+    pub fn roll(&mut self, sides: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -35,7 +36,7 @@ impl Dice {
     }
 
     /// True once in `times`.
-    pub(crate) fn once_in(&mut self, times: u64) -> bool {
+    pub fn once_in(&mut self, times: u64) -> bool {
         self.roll(times) == 0
     }
 }
@@ -79,7 +80,7 @@ impl Change {
 
 /// What goes wrong next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fault {
+pub enum Fault {
     /// The machine stops: this and all later calls fail until [`SimulatedDisk::crash`].
     Crash,
     /// No space.
@@ -102,13 +103,18 @@ struct State {
     down: bool,
     /// Reads that touch these fail.
     unreadable: Vec<(u64, Range<u64>)>,
+    /// Bytes that all files together may have.
+    room: Option<u64>,
+    /// Changes so far, failed ones included.
+    changes: u64,
 }
 
 /// The disk.
-pub(crate) struct SimulatedDisk(Mutex<State>);
+pub struct SimulatedDisk(Mutex<State>);
 
 impl SimulatedDisk {
-    pub(crate) fn new(seed: u64) -> Self {
+    /// An empty disk.
+    pub fn new(seed: u64) -> Self {
         Self(Mutex::new(State {
             inodes: BTreeMap::new(),
             names: Names::new(),
@@ -119,6 +125,8 @@ impl SimulatedDisk {
             countdown: None,
             down: false,
             unreadable: Vec::new(),
+            room: None,
+            changes: 0,
         }))
     }
 
@@ -127,17 +135,17 @@ impl SimulatedDisk {
     }
 
     /// Plans a fault after some more changes.
-    pub(crate) fn plan(&self, after: u64, fault: Fault) {
+    pub fn plan(&self, after: u64, fault: Fault) {
         self.state().countdown = Some((after, fault));
     }
 
     /// Cancels a planned fault.
-    pub(crate) fn calm(&self) {
+    pub fn calm(&self) {
         self.state().countdown = None;
     }
 
     /// Power is cut and comes back.
-    pub(crate) fn crash(&self) {
+    pub fn crash(&self) {
         let mut state = self.state();
         let State {
             inodes,
@@ -185,14 +193,14 @@ impl SimulatedDisk {
 
     /// The process dies and the machine lives: what was written is still shown, though not
     /// durable.
-    pub(crate) fn kill(&self) {
+    pub fn kill(&self) {
         let mut state = self.state();
         state.down = false;
         state.countdown = None;
     }
 
     /// From now on nobody can read these bytes, until they are written again.
-    pub(crate) fn lose(&self, file: impl Into<FileId>, bytes: Range<u64>) {
+    pub fn lose(&self, file: impl Into<FileId>, bytes: Range<u64>) {
         let mut state = self.state();
         if let Some(inode) = state.names.get(&file.into()).copied() {
             state.unreadable.push((inode, bytes));
@@ -200,14 +208,45 @@ impl SimulatedDisk {
     }
 
     /// A file is gone, as if it never was.
-    pub(crate) fn vanish(&self, file: impl Into<FileId>) {
+    pub fn vanish(&self, file: impl Into<FileId>) {
         let (mut state, file) = (self.state(), file.into());
         state.names.remove(&file);
         state.durable.remove(&file);
     }
 
+    /// All that could not be read can be again.
+    pub fn mend(&self) {
+        self.state().unreadable.clear();
+    }
+
+    /// Whether the machine stopped.
+    pub fn is_down(&self) -> bool {
+        self.state().down
+    }
+
+    /// Leaves room for this many more bytes, or for any number.
+    pub fn set_room(&self, more: Option<u64>) {
+        let mut state = self.state();
+        state.room = more.map(|more| state.used() + more);
+    }
+
+    /// How often something was changed, or was tried to be.
+    pub fn changes(&self) -> u64 {
+        self.state().changes
+    }
+
+    /// All files and their lengths, in order.
+    pub fn files(&self) -> Vec<(FileId, u64)> {
+        let state = self.state();
+        let length = |(file, inode): (&FileId, &u64)| {
+            let inode = state.inodes.get(inode)?;
+            Some((*file, inode.shown.len() as u64))
+        };
+        state.names.iter().filter_map(length).collect()
+    }
+
     /// Changes one bit of what is durable; which byte of which file.
-    pub(crate) fn flip_bit(&self) -> Option<(FileId, u64)> {
+    pub fn flip_bit(&self) -> Option<(FileId, u64)> {
         let mut state = self.state();
         let State {
             names,
@@ -231,6 +270,7 @@ impl SimulatedDisk {
 impl State {
     /// Called before each change: whether it fails, and how.
     fn next(&mut self) -> Result<(), Fault> {
+        self.changes += 1;
         if self.down {
             return Err(Fault::Crash);
         }
@@ -247,6 +287,11 @@ impl State {
             }
             None => Ok(()),
         }
+    }
+
+    /// Bytes of all files.
+    fn used(&self) -> u64 {
+        self.inodes.values().map(|f| f.shown.len() as u64).sum()
     }
 
     fn inode(&self, file: FileId) -> io::Result<u64> {
@@ -312,12 +357,20 @@ impl Volume for SimulatedDisk {
 
     fn write_at(&self, file: impl Into<FileId>, offset: u64, data: &[u8]) -> io::Result<()> {
         let (mut state, id) = (self.state(), file.into());
-        let failed = state.next();
-        let written = match failed {
+        let mut failed = state.next();
+        let mut written = match failed {
             Ok(()) => data.len(),
             Err(_) => state.dice.roll(data.len() as u64 + 1) as usize,
         };
         let inode = state.inode(id)?;
+        if let Some(room) = state.room {
+            let left = room.saturating_sub(state.used()) as usize;
+            let most = (state.file(id)?.shown.len() + left).saturating_sub(offset as usize);
+            if written > most {
+                written = most;
+                failed = failed.and(Err(Fault::Full));
+            }
+        }
         let file = state.file(id)?;
         let (at, end) = (offset as usize, offset as usize + written);
         if file.shown.len() < end {
