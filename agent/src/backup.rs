@@ -28,6 +28,8 @@ use crate::uplink::{Committed, Dial, Link, Patience, Uplink, UplinkError};
 const OFFERS: usize = 64;
 /// Facts between the uplink and the cache, 150 bytes each.
 const FACTS: usize = 8192;
+/// More of either than a disk that fits into memory makes.
+const ANY: usize = 1 << 24;
 
 /// What one run images, and how.
 pub struct BackupRun {
@@ -43,7 +45,9 @@ pub struct BackupRun {
     pub inventory: Inventory,
     /// The cache's file.
     pub cache: PathBuf,
-    /// Threads that read and seal.
+    /// Threads that read and seal. With none, each part is done before the next begins: all is
+    /// read and sealed into memory, then sent, then remembered. That suits small disks, and
+    /// whoever wants the same steps every time.
     pub workers: usize,
     /// How much is under way at once.
     pub limits: UploadLimits,
@@ -71,6 +75,7 @@ impl BackupRun {
         // A vault that is not there when the run begins is told at once: nothing is lost yet, and
         // whoever started the run can see to it.
         let link = tokio::select! {
+            biased;
             link = dial.dial() => link?,
             () = self.stop.wait() => return Err(AgentError::Interrupted),
         };
@@ -143,8 +148,9 @@ impl BackupRun {
         }
         let inventory =
             serde_json::to_vec(&self.inventory).map_err(|e| AgentError::Internal(e.to_string()))?;
-        let (offers, offered) = mpsc::channel(OFFERS);
-        let (facts, mut recorded) = mpsc::channel(FACTS);
+        let alone = self.workers == 0;
+        let (offers, offered) = mpsc::channel(if alone { ANY } else { OFFERS });
+        let (facts, mut recorded) = mpsc::channel(if alone { ANY } else { FACTS });
         let (under_way, halt) = (UnderWay::default(), Stop::default());
         let pipeline = Pipeline::new(
             Run {
@@ -161,13 +167,20 @@ impl BackupRun {
         )
         .map_err(failed)?;
         let shared = disks.clone();
-        let reading =
-            tokio::task::spawn_blocking(move || pipeline.run(&shared, &inventory, MAX_CHUNK));
-        let recording = tokio::task::spawn_blocking(move || {
+        let read = move || pipeline.run(&shared, &inventory, MAX_CHUNK);
+        let record = move || {
             cache.record(&mut recorded, |chunk| under_way.remove(chunk));
             cache
-        });
+        };
+        let (reading, recording) = match alone {
+            true => (Step::Done(aside(read)?), Step::Waiting(Box::new(record))),
+            false => (
+                Step::UnderWay(tokio::task::spawn_blocking(read)),
+                Step::UnderWay(tokio::task::spawn_blocking(record)),
+            ),
+        };
         let uploaded = tokio::select! {
+            biased;
             uploaded = uplink.upload(offered, facts, &self.counters, self.limits) => {
                 uploaded.map_err(AgentError::from)
             }
@@ -177,8 +190,8 @@ impl BackupRun {
         if uploaded.is_err() {
             halt.set();
         }
-        let imaged = reading.await.map_err(panicked)?;
-        let cache = recording.await.map_err(panicked)?;
+        let imaged = reading.finish().await?;
+        let cache = recording.finish().await?;
         match (imaged, uploaded) {
             (Err(PipelineError::Disk(error)), _) => Err(error.into()),
             (_, Err(error)) => Err(error),
@@ -265,6 +278,29 @@ impl BackupRun {
             }
         }
     }
+}
+
+/// A part of a run, which may wait for others.
+enum Step<T> {
+    Waiting(Box<dyn FnOnce() -> T + Send>),
+    UnderWay(tokio::task::JoinHandle<T>),
+    Done(T),
+}
+
+impl<T: Send> Step<T> {
+    async fn finish(self) -> Result<T, AgentError> {
+        match self {
+            Self::Waiting(work) => aside(work),
+            Self::UnderWay(task) => task.await.map_err(panicked),
+            Self::Done(value) => Ok(value),
+        }
+    }
+}
+
+/// Does what a worker of the runtime may not, since it blocks, and waits for it.
+fn aside<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, AgentError> {
+    std::thread::scope(|scope| scope.spawn(work).join())
+        .map_err(|_| AgentError::Internal("a part of the run panicked".into()))
 }
 
 fn panicked(error: tokio::task::JoinError) -> AgentError {

@@ -2,7 +2,7 @@
 //!
 //! A worker does all of a span (read, hash, cut, seal), so that its bytes stay in one
 //! processor's cache; only references come back. Workers may run ahead of the slowest by
-//! 1024 spans, which bounds what waits to be put in order.
+//! 1024 spans, which bounds what waits to be put in order. A single worker needs no thread.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -143,6 +143,15 @@ impl Run {
         nodes: &mut Sealer,
     ) -> Result<Option<ChunkRef>, PipelineError> {
         let name: Arc<str> = disk.name().into();
+        let mut order = InOrder::new(self, &name, disk, nodes);
+        if let [sealer] = sealers {
+            let mut reader = SpanReader::default();
+            for number in 0..span::count(disk.size()) {
+                let sealed = self.one_span(disk, &name, number, &mut reader, sealer)?;
+                order.push(number, sealed)?;
+            }
+            return order.finish();
+        }
         let queue = Queue::new(span::count(disk.size()));
         let (results, received) = sync_channel(sealers.len() * 4);
         std::thread::scope(|scope| {
@@ -162,10 +171,11 @@ impl Run {
             }
             drop(results);
             let _guard = StopOnPanic(&queue);
-            let collected = self.collect(disk, &name, received, &queue, nodes);
+            let collected = collect(received, &queue, &mut order);
             // Whoever waits for its turn after a failure must not wait for ever.
             queue.stop();
-            collected
+            collected?;
+            order.finish()
         })
     }
 
@@ -195,33 +205,64 @@ impl Run {
         }
         Ok(sealed)
     }
+}
 
-    fn collect(
-        &self,
-        disk: &Disk,
-        name: &Arc<str>,
-        received: std::sync::mpsc::Receiver<(u64, Result<SealedSpan, PipelineError>)>,
-        queue: &Queue,
-        nodes: &mut Sealer,
-    ) -> Result<Option<ChunkRef>, PipelineError> {
-        let mut tree = TreeBuilder::new(self.secret.clone(), disk.size());
-        let (mut waiting, mut head) = (BTreeMap::new(), 0);
-        for (number, result) in received {
-            waiting.insert(number, result?);
-            while let Some(sealed) = waiting.remove(&head) {
-                if let Some(known) = sealed.remember {
-                    let (disk, span) = (name.clone(), head);
-                    self.facts
-                        .blocking_send(Fact::Span { disk, span, known })
-                        .map_err(|_| UplinkGone)?;
-                }
-                emit(nodes, |mut emit| tree.push(sealed.leaf, &mut emit))?;
-                head += 1;
-            }
-            queue.advance(head);
+/// Takes spans as workers finish them.
+fn collect(
+    received: std::sync::mpsc::Receiver<(u64, Result<SealedSpan, PipelineError>)>,
+    queue: &Queue,
+    order: &mut InOrder<'_>,
+) -> Result<(), PipelineError> {
+    for (number, result) in received {
+        order.push(number, result?)?;
+        queue.advance(order.head);
+    }
+    Ok(())
+}
+
+/// Puts spans in the disk's order and builds the tree above them.
+struct InOrder<'a> {
+    run: &'a Run,
+    disk: &'a Arc<str>,
+    nodes: &'a mut Sealer,
+    tree: TreeBuilder,
+    waiting: BTreeMap<u64, SealedSpan>,
+    /// The first span that has not come.
+    head: u64,
+}
+
+impl<'a> InOrder<'a> {
+    fn new(run: &'a Run, name: &'a Arc<str>, disk: &Disk, nodes: &'a mut Sealer) -> Self {
+        Self {
+            run,
+            disk: name,
+            nodes,
+            tree: TreeBuilder::new(run.secret.clone(), disk.size()),
+            waiting: BTreeMap::new(),
+            head: 0,
         }
+    }
+
+    fn push(&mut self, number: u64, sealed: SealedSpan) -> Result<(), UplinkGone> {
+        self.waiting.insert(number, sealed);
+        while let Some(sealed) = self.waiting.remove(&self.head) {
+            if let Some(known) = sealed.remember {
+                let (disk, span) = (self.disk.clone(), self.head);
+                self.run
+                    .facts
+                    .blocking_send(Fact::Span { disk, span, known })
+                    .map_err(|_| UplinkGone)?;
+            }
+            let tree = &mut self.tree;
+            emit(self.nodes, |mut emit| tree.push(sealed.leaf, &mut emit))?;
+            self.head += 1;
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Result<Option<ChunkRef>, PipelineError> {
         let mut root = None;
-        emit(nodes, |mut emit| root = tree.finish(&mut emit))?;
+        emit(self.nodes, |mut emit| root = self.tree.finish(&mut emit))?;
         Ok(root)
     }
 }

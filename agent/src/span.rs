@@ -44,7 +44,9 @@ impl SpanReader {
         let (mut at, mut read) = (start, 0);
         while let Some((from, to)) = disk.next_data(at, end)? {
             // Only a span with data costs memory that is touched.
-            self.buffer.resize(SPAN as usize, 0);
+            if self.buffer.len() < length as usize {
+                self.buffer.resize(length as usize, 0);
+            }
             self.buffer[(at - start) as usize..(from - start) as usize].fill(0);
             let bytes = &mut self.buffer[(from - start) as usize..(to - start) as usize];
             disk.read_aside(from, bytes)?;
@@ -54,7 +56,7 @@ impl SpanReader {
         let content = if read == 0 {
             Content::Zero
         } else {
-            self.buffer[(at - start) as usize..].fill(0);
+            self.buffer[(at - start) as usize..length as usize].fill(0);
             let bytes = &self.buffer[..length as usize];
             if is_zero(bytes) {
                 Content::Zero

@@ -257,16 +257,8 @@ impl<'a, D: Dial> Uplink<'a, D> {
             }
             let room = open && upload.has_room() && pending.len() < MAX_PENDING;
             tokio::select! {
-                offer = offers.recv(), if room => match offer {
-                    Some(Offer { chunk, plaintext }) => {
-                        pending.entry(chunk.id()).or_insert(Pending { plaintext, put: false });
-                        upload.offer(chunk);
-                    }
-                    None => {
-                        open = false;
-                        upload.flush();
-                    }
-                },
+                // Answers first: they make room, and the line carries the next batch meanwhile.
+                biased;
                 Some(done) = under_way.join_next(), if !under_way.is_empty() => {
                     let (batch, result) = done.map_err(|e| UplinkError::Task(e.to_string()))?;
                     match result {
@@ -284,6 +276,16 @@ impl<'a, D: Dial> Uplink<'a, D> {
                         Err(error) => return Err(error.into()),
                     }
                 }
+                offer = offers.recv(), if room => match offer {
+                    Some(Offer { chunk, plaintext }) => {
+                        pending.entry(chunk.id()).or_insert(Pending { plaintext, put: false });
+                        upload.offer(chunk);
+                    }
+                    None => {
+                        open = false;
+                        upload.flush();
+                    }
+                },
             }
         }
     }
