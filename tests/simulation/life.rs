@@ -1,0 +1,194 @@
+//! What happens in a world, turn by turn, and how it ends.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use relevo_vault::record::{DeletionRecord, Record};
+use relevo_wire::Timestamp;
+use tokio::time::sleep;
+
+use crate::hostile;
+use crate::machine::End;
+use crate::promises::State;
+use crate::server::{Ended, back_up};
+use crate::site::Site;
+use crate::world::World;
+
+/// Lives a world from beginning to end. Its trace's hash, and how many events it has.
+pub fn live(seed: u64, shown: bool) -> (String, u64) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let world = World::new(seed, shown);
+        world.plan_faults();
+        for _ in 0..5 + world.roll(4) {
+            turn(&world).await;
+            world.settle().await;
+        }
+        end(&world).await;
+        world.machine.fall();
+        relevo_wire::simulation::end();
+        world.trace.finish()
+    })
+}
+
+async fn turn(world: &Arc<World>) {
+    if world.fates.falls && world.once_in(6) {
+        let after = Duration::from_millis(world.roll(600));
+        let world = world.clone();
+        world.clone().spawn(async move {
+            sleep(after).await;
+            world.vault_fell();
+        });
+    }
+    if world.fates.failures && world.once_in(3) {
+        let room = world.roll(200 << 10);
+        world.note(format_args!("the vault's disk has {room} bytes left"));
+        world.machine.disk.set_room(Some(room));
+    }
+    if world.once_in(4) && world.machine.is_up() {
+        world.machine.snapshot();
+    }
+    let count = world.servers.len() as u64;
+    match world.roll(12) {
+        0..=4 => spawn_backup(world, world.roll(count) as usize),
+        5 | 6 => (0..world.servers.len()).for_each(|at| spawn_backup(world, at)),
+        7 => delete(world),
+        8 if world.fates.hostile => hostile::attack(world),
+        9 if world.fates.rot => world.rot_and_see(),
+        10 => world.jump_clock(),
+        _ => {
+            let at = world.roll(count) as usize;
+            if world.once_in(3) {
+                world.note(format_args!("server {at}: the agent's cache is lost"));
+                world.servers[at].forget();
+            }
+            spawn_backup(world, at);
+        }
+    }
+    world.settle().await;
+    world.machine.disk.set_room(None);
+    // A store that could not cut off what failed takes no more: its operator starts it anew.
+    if world.fates.failures && world.once_in(2) {
+        world.vault_fell();
+    }
+}
+
+fn spawn_backup(world: &Arc<World>, at: usize) {
+    let (world, limit) = (world.clone(), world.roll(400));
+    let killed = world.once_in(6).then_some(Duration::from_millis(limit));
+    {
+        let mut dice = world.dice().clone();
+        world.servers[at].work(&mut dice);
+        *world.dice() = dice;
+    }
+    world.clone().spawn(async move {
+        let ended = back_up(&world, at, killed).await;
+        if let Err(Ended::Failed(error)) = ended {
+            let quiet = !world.may_break() && !world.may_fail() && !world.promises().damaged;
+            assert!(!quiet, "a backup fails though nothing befell it: {error}");
+        }
+    });
+}
+
+/// Deletes a point as the vault's own commands do.
+fn delete(world: &Arc<World>) {
+    let standing = world.promises().standing();
+    if standing.is_empty() || !world.machine.is_up() {
+        return;
+    }
+    let point = standing[world.roll(standing.len() as u64) as usize];
+    world.tick();
+    let (tenant, server) = {
+        let mut promises = world.promises();
+        let Some(promise) = promises.points.get_mut(&point) else {
+            return;
+        };
+        promise.state = State::DeletionAsked;
+        let server = &world.servers[promise.server];
+        (world.tenants[server.tenant].keys.sealing.tenant, server.id)
+    };
+    let record = Record::Deletion(DeletionRecord {
+        point,
+        server,
+        deleted: Timestamp::now(),
+        by: "simulation".into(),
+        reason: "dice".into(),
+        highest: u32::MAX,
+    });
+    let done = world
+        .machine
+        .with(move |vault| vault.store().append_blocking(tenant, vec![record]));
+    let done = done.is_some_and(|done| done.is_ok()) && !world.machine.disk.is_down();
+    world.note(format_args!("point {point} is deleted: {done}"));
+    if done && let Some(promise) = world.promises().points.get_mut(&point) {
+        promise.state = State::Deleted;
+    }
+    if world.machine.disk.is_down() {
+        world.vault_fell();
+    }
+}
+
+impl World {
+    /// Damages packs, and starts the vault without its catalogue: all is looked at anew.
+    fn rot_and_see(self: &Arc<Self>) {
+        if self.machine.disk.files().is_empty() {
+            return;
+        }
+        for _ in 0..1 + self.roll(2) {
+            self.rot(self.machine.id());
+        }
+        self.check("after damage");
+    }
+}
+
+/// The last of all: the lines are good and the disk is too, the power is cut once more, and
+/// everybody is served.
+async fn end(world: &Arc<World>) {
+    world.calm_down();
+    world.settle().await;
+    (0..world.servers.len()).for_each(|at| world.line(at).open());
+    world.note(format_args!("the end begins"));
+    let damaged = world.promises().damaged;
+    world.machine.fall();
+    if damaged {
+        // Going on without what is damaged is the administrator's word.
+        world.machine.disk.mend();
+        world.machine.end(End::PowerCut);
+        world.machine.lose_catalogue();
+    }
+    world.start_again(End::PowerCut, false);
+    for at in 0..world.servers.len() {
+        let world = world.clone();
+        world.clone().spawn(async move {
+            back_up(&world, at, None)
+                .await
+                .unwrap_or_else(|e| panic!("server {at} is not served in the end: {e:?}"));
+        });
+    }
+    world.settle().await;
+    world.check("in the end");
+    for (at, server) in world.servers.iter().enumerate() {
+        let mut site = Site::new(world, &world.tenants[server.tenant]);
+        let newest = {
+            let promises = world.promises();
+            let disks = server.disks();
+            let now = |(id, p): (&_, &crate::promises::Promise)| {
+                (p.server == at && p.state == State::Acknowledged && *p.image == disks)
+                    .then_some(*id)
+            };
+            promises.points.iter().filter_map(now).collect::<Vec<_>>()
+        };
+        assert!(
+            !newest.is_empty(),
+            "server {at} has no point of what it holds"
+        );
+        let whole = newest
+            .iter()
+            .any(|id| site.compare(*id, &server.disks()) == Ok(()));
+        assert!(whole, "server {at} cannot be restored in the end");
+    }
+}

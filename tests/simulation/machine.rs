@@ -1,0 +1,220 @@
+//! The vault's machine: a disk that fails, a catalogue that ages, a process that dies and is
+//! started again.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use relevo_vault::ingest::Peer;
+use relevo_vault::ledger::Finding;
+use relevo_vault::store::Store;
+use relevo_vault::volume::simulated::{Dice, Fault, SimulatedDisk};
+use relevo_wire::VaultId;
+use relevo_wire::identity::Authority;
+
+use crate::aside::Aside;
+use crate::serve::{SimulatedVault, serve};
+
+/// Attempts to start, each of which a crash may end.
+const STARTS: usize = 60;
+
+/// The machine.
+pub struct Machine {
+    /// Its disk.
+    pub disk: Arc<SimulatedDisk>,
+    id: VaultId,
+    dir: tempfile::TempDir,
+    roll_at: u64,
+    aside: Aside,
+    state: Mutex<State>,
+}
+
+struct State {
+    vault: Option<Arc<SimulatedVault>>,
+    /// Counts starts, so that a connection knows its vault is gone.
+    life: u64,
+    snapshots: u64,
+}
+
+/// How the vault ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Killed; what it wrote is in the kernel's memory.
+    Killed,
+    /// The power was cut.
+    PowerCut,
+}
+
+/// What the vault's catalogue was when it was started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CatalogueFate {
+    /// As it was left.
+    Kept,
+    /// An older state: it is not synced.
+    Aged,
+    /// Gone.
+    Lost,
+}
+
+impl Machine {
+    /// An empty one. `roll_at`: packs begin anew at this size.
+    pub fn new(seed: u64, roll_at: u64) -> Self {
+        let memory = std::path::Path::new("/dev/shm");
+        let dir = match memory.is_dir() {
+            true => tempfile::tempdir_in(memory),
+            false => tempfile::tempdir(),
+        };
+        Self {
+            disk: Arc::new(SimulatedDisk::new(seed)),
+            id: VaultId::random(),
+            dir: dir.unwrap(),
+            roll_at,
+            aside: Aside::new(),
+            state: Mutex::new(State {
+                vault: None,
+                life: 0,
+                snapshots: 0,
+            }),
+        }
+    }
+
+    /// The vault.
+    pub fn id(&self) -> VaultId {
+        self.id
+    }
+
+    /// A directory in memory that ends with the machine.
+    pub fn dir(&self) -> &std::path::Path {
+        self.dir.path()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    /// Counts the vault's starts and ends.
+    pub fn life(&self) -> u64 {
+        self.state().life
+    }
+
+    /// Whether the vault runs.
+    pub fn is_up(&self) -> bool {
+        self.state().vault.is_some()
+    }
+
+    /// The vault's process ends, whatever it does.
+    pub fn fall(&self) {
+        let vault = {
+            let mut state = self.state();
+            state.life += 1;
+            state.vault.take()
+        };
+        self.aside.run(move || drop(vault));
+    }
+
+    /// Serves a stream; nothing when nobody is there to answer. A disk that stopped took the
+    /// machine with it: then no answer leaves it.
+    pub fn serve(&self, peer: Peer, bytes: &[u8], ended: bool, piece: usize) -> Option<Vec<u8>> {
+        let (vault, bytes) = (self.state().vault.clone()?, bytes.to_vec());
+        let answer = self
+            .aside
+            .run(move || serve(&vault, peer, &bytes, ended, piece));
+        answer.filter(|_| !self.disk.is_down())
+    }
+
+    /// Does something with the vault itself, as its own tasks and commands do.
+    pub fn with<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&SimulatedVault) -> T + Send + 'static,
+    ) -> Option<T> {
+        let vault = self.state().vault.clone()?;
+        Some(self.aside.run(move || work(&vault)))
+    }
+
+    /// What the machine's end leaves.
+    pub fn end(&self, end: End) {
+        match end {
+            End::Killed => self.disk.kill(),
+            End::PowerCut => self.disk.crash(),
+        }
+    }
+
+    /// Starts the vault; crashes may come in the middle of that too. What it found.
+    pub fn start(&self, dice: &mut Dice, faults: bool) -> Vec<Finding> {
+        for _ in 0..STARTS {
+            if faults && dice.once_in(3) {
+                self.disk.plan(dice.roll(12), Fault::Crash);
+            }
+            let (disk, id, path) = (self.disk.clone(), self.id, self.catalogue());
+            let roll_at = self.roll_at;
+            let opened = self.aside.run(move || {
+                let opened = Store::open_rolling(disk, id, &path, roll_at);
+                opened.map(|(store, findings)| {
+                    let authority = Authority::from_der(Vec::new(), Vec::new());
+                    (
+                        Arc::new(SimulatedVault::new(id, store, authority)),
+                        findings,
+                    )
+                })
+            });
+            match opened {
+                Ok((vault, findings)) => {
+                    self.disk.calm();
+                    let mut state = self.state();
+                    state.vault = Some(vault);
+                    state.life += 1;
+                    return findings;
+                }
+                Err(_) if self.disk.is_down() => self.end(match dice.once_in(2) {
+                    true => End::Killed,
+                    false => End::PowerCut,
+                }),
+                Err(error) => panic!("the vault does not open: {error}"),
+            }
+        }
+        panic!("the vault does not open however often it is started");
+    }
+
+    fn catalogue(&self) -> PathBuf {
+        self.dir.path().join("catalogue.sqlite")
+    }
+
+    fn snapshot_path(&self, number: u64) -> PathBuf {
+        self.dir.path().join(format!("snapshot-{number}"))
+    }
+
+    /// Remembers the catalogue, for a later crash to go back to.
+    pub fn snapshot(&self) {
+        let mut state = self.state();
+        let to = self.snapshot_path(state.snapshots);
+        let db = rusqlite::Connection::open(self.catalogue()).unwrap();
+        db.execute("VACUUM INTO ?1", [to.to_str().unwrap()])
+            .unwrap();
+        state.snapshots += 1;
+    }
+
+    /// What an end leaves of the catalogue.
+    pub fn age_catalogue(&self, dice: &mut Dice) -> CatalogueFate {
+        let snapshots = self.state().snapshots;
+        match dice.roll(6) {
+            0 => {
+                self.lose_catalogue();
+                CatalogueFate::Lost
+            }
+            1 | 2 if snapshots > 0 => {
+                let older = self.snapshot_path(dice.roll(snapshots));
+                self.lose_catalogue();
+                std::fs::copy(older, self.catalogue()).unwrap();
+                CatalogueFate::Aged
+            }
+            _ => CatalogueFate::Kept,
+        }
+    }
+
+    /// Takes the catalogue away.
+    pub fn lose_catalogue(&self) {
+        for suffix in ["", "-wal", "-shm"] {
+            let path = format!("{}{suffix}", self.catalogue().display());
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}

@@ -1,0 +1,57 @@
+//! What the vault was asked for and what it said: the oracle.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
+
+use relevo_wire::{ChunkId, PointId};
+
+use crate::image::Image;
+
+/// What is known of a recovery point.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// A commit was sent, of which no answer is known: there or not.
+    Asked,
+    /// The vault said that it stands.
+    Acknowledged,
+    /// A deletion was asked for, of which no answer is known: there or not.
+    DeletionAsked,
+    /// The vault said that it is gone.
+    Deleted,
+}
+
+/// A recovery point as the world knows it.
+#[derive(Clone)]
+pub struct Promise {
+    /// Whose disks.
+    pub server: usize,
+    /// What they held.
+    pub image: Arc<Vec<Image>>,
+    /// What was said.
+    pub state: State,
+}
+
+/// All points that were ever asked for, and what was done to the disk beside crashes.
+#[derive(Default)]
+pub struct Promises {
+    /// By id.
+    pub points: BTreeMap<PointId, Promise>,
+    /// Chunks of which bytes were damaged.
+    pub hit_chunks: HashSet<ChunkId>,
+    /// Points of which the entry was damaged.
+    pub hit_points: BTreeSet<PointId>,
+    /// Something else was damaged that can cost more: an enrolment, a deletion.
+    pub hit_more: bool,
+    /// Anything was damaged.
+    pub damaged: bool,
+}
+
+impl Promises {
+    /// Points with an acknowledgement that still counts.
+    pub fn standing(&self) -> Vec<PointId> {
+        let standing = |(id, promise): (&PointId, &Promise)| {
+            (promise.state == State::Acknowledged).then_some(*id)
+        };
+        self.points.iter().filter_map(standing).collect()
+    }
+}
