@@ -9,6 +9,7 @@ use relevo_vault::catalogue::Role;
 use relevo_vault::token::parse_duration;
 use relevo_wire::TenantId;
 
+use crate::governing::Governing;
 use crate::keeping::Keeping;
 
 /// Keeps sealed images of servers: proves them whole, cannot read them.
@@ -23,6 +24,7 @@ A vault from nothing:
   relevo-vault token --dir /srv/vault --role agent      hand the token to the server's administrator
   relevo-vault images --dir /srv/vault                  what can be recovered
   relevo-vault verify --dir /srv/vault                  prove it
+  relevo-vault audit --dir /srv/vault --verify          who did what, and that nobody changed that
   relevo-vault prune --dir /srv/vault --dry-run         what the settings would let go
 
 Exit codes: 0 done, 1 failed or damage found, 2 wrong use."
@@ -65,14 +67,23 @@ pub enum Command {
         /// Where to listen (UDP); port 0 takes a free one.
         #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7443")]
         listen: SocketAddr,
+        /// Serve metrics for Prometheus here (TCP, HTTP /metrics); unprotected, so on an address
+        /// that only the scraper reaches.
+        #[arg(long, value_name = "ADDR")]
+        metrics: Option<SocketAddr>,
         /// Print {"listening":"ADDR"} once ready.
         #[arg(long)]
         json: bool,
     },
-    /// Make a single-use token that lets one agent or recovery site enrol.
+    /// Make a single-use token that lets somebody enrol: an agent, a recovery site, a person.
     ///
     /// Works while the vault serves. Whoever has the token gets in: hand it over on a way that
     /// you trust.
+    #[command(after_help = "\
+relevo-vault token --dir /srv/vault --role agent                 for a new server
+relevo-vault token --dir /srv/vault --role agent --again db1     for a server whose agent was lost:
+                                                                 the same id, its history goes on
+relevo-vault token --dir /srv/vault --role auditor               for a person: relevo-vault remote enroll")]
     Token {
         #[command(flatten)]
         place: Place,
@@ -86,6 +97,10 @@ pub enum Command {
         /// default the vault's only tenant, or whoever comes first.
         #[arg(long)]
         tenant: Option<TenantId>,
+        /// Enrol this server, site or person anew, by name or id: it keeps its id and history,
+        /// and its earlier certificates are revoked.
+        #[arg(long, visible_alias = "server", value_name = "NAME|ID")]
+        again: Option<String>,
         /// Print facts as JSON.
         #[arg(long)]
         json: bool,
@@ -119,6 +134,8 @@ pub enum Command {
     },
     #[command(flatten)]
     Keeping(Keeping),
+    #[command(flatten)]
+    Governing(Governing),
     /// Print completions for a shell.
     Completions {
         /// Which.

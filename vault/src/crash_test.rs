@@ -250,7 +250,7 @@ impl World {
         }
         let listed = vault
             .store()
-            .read(|c| c.points(tenant, self.server, 10_000))
+            .read(|c| c.points(tenant, self.server, None, 10_000))
             .unwrap();
         let ids: HashSet<PointId> = listed.iter().map(|p| p.manifest.point).collect();
         assert!(

@@ -15,6 +15,8 @@
 //! * [`completeness`], [`ingest`]: what a request does, without a network.
 //! * [`settings`], [`retention`], [`clock`]: what the operator decides, what goes, when locks end.
 //! * [`control`]: what commands ask of a vault that serves.
+//! * [`audit`], [`metrics`], [`revocation`]: who did what, how much of it, whose certificates count.
+//! * [`remote`]: the other side of the network, for people.
 //! * [`server`]: the network. [`token`], [`images`], [`verify`], [`rebuild`]: the commands.
 //!
 //! Invariants:
@@ -27,6 +29,7 @@
 //! * **Nothing unhashed is stored or catalogued**: a record's id is the BLAKE3 of its bytes.
 //! * **Tenants never meet**: every look-up and every pack belongs to one tenant.
 
+pub mod audit;
 pub mod catalogue;
 pub mod clock;
 pub mod completeness;
@@ -37,11 +40,14 @@ pub mod images;
 pub mod index;
 pub mod ingest;
 pub mod ledger;
+pub mod metrics;
 pub mod pack;
 pub mod parity;
 pub mod rebuild;
 pub mod record;
+pub mod remote;
 pub mod retention;
+pub mod revocation;
 pub mod scan;
 pub mod server;
 pub mod settings;

@@ -1,7 +1,9 @@
 //! The vault's command line.
 
 mod arguments;
+mod governing;
 mod keeping;
+mod remote_command;
 mod run;
 
 use std::process::ExitCode;

@@ -1,6 +1,7 @@
 //! What each command does, and what it prints.
 
 use std::io::{IsTerminal, Write};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -9,10 +10,12 @@ use clap::CommandFactory;
 use serde::Serialize;
 use tracing_subscriber::EnvFilter;
 
+use relevo_vault::audit::{Act, Audit, Event};
 use relevo_vault::control::ControlServer;
 use relevo_vault::directory::Directory;
 use relevo_vault::error::VaultError;
 use relevo_vault::ingest::Vault;
+use relevo_vault::metrics::MetricsServer;
 use relevo_vault::retention::upkeep::Upkeep;
 use relevo_vault::server::Server;
 use relevo_vault::settings::SettingsWatch;
@@ -58,16 +61,24 @@ fn command(command: Command) -> Result<ExitCode, VaultError> {
         Command::Serve {
             place,
             listen,
+            metrics,
             json,
-        } => serve(&place.dir, listen, json),
+        } => serve(&place.dir, listen, metrics, json),
         Command::Token {
             place,
             role,
             valid,
             tenant,
+            again,
             json,
         } => {
-            let made = token::make(&Directory::open(&place.dir)?, role, valid, tenant)?;
+            let wanted = token::Wanted {
+                role,
+                valid,
+                tenant,
+                again,
+            };
+            let made = token::make(&Directory::open(&place.dir)?, &wanted)?;
             show(json, &made, || {
                 eprintln!("good for one enrolment until {}", made.expires);
                 format!("{}\n", made.token)
@@ -79,7 +90,11 @@ fn command(command: Command) -> Result<ExitCode, VaultError> {
         }
         Command::Verify { place, json } => verify(&place.dir, json),
         Command::Rebuild { place, json } => {
-            let rebuilt = rebuild::rebuild(&Directory::open(&place.dir)?)?;
+            let directory = Directory::open(&place.dir)?;
+            let rebuilt = rebuild::rebuild(&directory)?;
+            let (points, packs) = (rebuilt.points, rebuilt.packs);
+            let result = format!("{points} recovery points from {packs} packs");
+            note(&directory, Act::Rebuilt, "catalogue", result)?;
             show(json, &rebuilt, || {
                 format!(
                     "{} recovery points from {} packs\n",
@@ -91,6 +106,7 @@ fn command(command: Command) -> Result<ExitCode, VaultError> {
                 false => ExitCode::FAILURE,
             })
         }
+        Command::Governing(command) => crate::governing::run(command),
         Command::Keeping(command) => crate::keeping::run(command),
         Command::Completions { shell } => {
             let mut command = Arguments::command();
@@ -119,13 +135,21 @@ fn init(dir: &Path, name: Option<String>, json: bool) -> Result<ExitCode, VaultE
     })
 }
 
-fn serve(dir: &Path, listen: std::net::SocketAddr, json: bool) -> Result<ExitCode, VaultError> {
+fn serve(
+    dir: &Path,
+    listen: SocketAddr,
+    metrics: Option<SocketAddr>,
+    json: bool,
+) -> Result<ExitCode, VaultError> {
     let directory = Directory::open(dir)?;
     let _lock = directory.lock()?;
     let settings = Arc::new(SettingsWatch::open(dir)?);
     let store = rebuild::open_store(&directory)?;
     let id = directory.file().vault;
-    let vault = Vault::new(id, store, directory.authority()?).with_settings(settings.clone());
+    let audit = Arc::new(Audit::open(dir, id)?);
+    let vault = Vault::new(id, store, directory.authority()?)
+        .with_settings(settings.clone())
+        .with_audit(audit);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -143,12 +167,25 @@ fn serve(dir: &Path, listen: std::net::SocketAddr, json: bool) -> Result<ExitCod
         };
         let address = server.address()?;
         tracing::info!("listening on {address}");
+        let metrics = match metrics {
+            Some(wanted) => {
+                let bound = MetricsServer::bind(wanted).await?;
+                let (vault, at) = (server.vault(), bound.address()?);
+                tracing::info!("metrics at http://{at}/metrics");
+                tokio::spawn(bound.run(move || vault.families()));
+                Some(at)
+            }
+            None => None,
+        };
         if json {
             #[derive(Serialize)]
             struct Ready {
-                listening: std::net::SocketAddr,
+                listening: SocketAddr,
+                #[serde(skip_serializing_if = "Option::is_none")]
+                metrics: Option<SocketAddr>,
             }
-            show(true, &Ready { listening: address }, String::new)?;
+            let listening = address;
+            show(true, &Ready { listening, metrics }, String::new)?;
         }
         notify_ready();
         server.run(stop).await
@@ -194,11 +231,26 @@ fn notify_ready() {
 fn verify(dir: &Path, json: bool) -> Result<ExitCode, VaultError> {
     let directory = Directory::open(dir)?;
     let report = verify::verify(&directory, std::io::stderr().is_terminal())?;
+    if !report.intact {
+        note(
+            &directory,
+            Act::DamageFound,
+            "packs",
+            "found by verify".into(),
+        )?;
+    }
     show(json, &report, || verify::text(&report))?;
     Ok(match report.intact {
         true => ExitCode::SUCCESS,
         false => ExitCode::FAILURE,
     })
+}
+
+/// Notes what a command did that has no vault open.
+fn note(directory: &Directory, act: Act, on: &str, result: String) -> Result<(), VaultError> {
+    let audit = Audit::open(directory.path(), directory.file().vault)?;
+    audit.record(&Event::new("local", act, on).result(result))?;
+    Ok(())
 }
 
 /// Prints facts: as one line of JSON, or as `text` makes them.

@@ -1,15 +1,33 @@
-//! `relevo-vault token`: lets one agent or recovery site in.
+//! `relevo-vault token`: lets somebody in: an agent, a recovery site, a person.
 
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use relevo_wire::enrollment::Token;
+use relevo_wire::identity::Identity;
 use relevo_wire::{TenantId, Timestamp};
 
+use crate::audit::{Act, Audit, Event};
 use crate::catalogue::{Catalogue, Role, TokenRow};
 use crate::directory::Directory;
 use crate::error::VaultError;
+use crate::revocation;
+
+/// A token that somebody wants.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Wanted {
+    /// What it lets its bearer become.
+    pub role: Role,
+    /// How long it may wait.
+    pub valid: Duration,
+    /// The only tenant that it is for. Without it, the vault's only tenant, or the first:
+    /// whoever gets it may then bring his keys.
+    pub tenant: Option<TenantId>,
+    /// Name or id of somebody of that role who is to be enrolled anew: the same id, with its
+    /// history, while earlier certificates are revoked.
+    pub again: Option<String>,
+}
 
 /// A token for the administrator to hand over.
 #[derive(Clone, Debug, Serialize)]
@@ -22,46 +40,98 @@ pub struct NewToken {
     pub tenant: Option<TenantId>,
     /// Until when.
     pub expires: Timestamp,
+    /// Whom it enrols anew.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub again: Option<String>,
 }
 
-/// Makes a token. Works beside a vault that serves.
-///
-/// Without `tenant` it is for the vault's only tenant, or for the first: whoever gets it may
-/// then bring his keys. A vault with several tenants must be told which.
-pub fn make(
-    directory: &Directory,
-    role: Role,
-    valid: Duration,
-    tenant: Option<TenantId>,
-) -> Result<NewToken, VaultError> {
+/// Makes a token and notes it. Works beside a vault that serves.
+pub fn make(directory: &Directory, wanted: &Wanted) -> Result<NewToken, VaultError> {
     let authority = directory.authority()?;
     let beside = crate::rebuild::open_beside(directory)?;
-    let catalogue = &beside.catalogue;
-    let tenants = catalogue.tenants()?;
+    let audit = Audit::open(directory.path(), directory.file().vault)?;
+    let made = make_in(&beside.catalogue, authority.fingerprint(), wanted)?;
+    audit.record(&event(&made, "local"))?;
+    Ok(made)
+}
+
+/// The audit log's entry for a token that was made.
+pub fn event(made: &NewToken, by: &str) -> Event {
+    let again = made.again.as_deref();
+    let on = match again {
+        Some(who) => format!("{} {who} anew", made.role.text()),
+        None => made.role.text().to_string(),
+    };
+    let event = Event::new(by, Act::TokenMade, on).result(format!("until {}", made.expires));
+    match made.tenant {
+        Some(tenant) => event.of(tenant),
+        None => event,
+    }
+}
+
+/// Makes a token. A vault with several tenants must be told which.
+pub fn make_in(
+    catalogue: &Catalogue,
+    authority: [u8; 32],
+    wanted: &Wanted,
+) -> Result<NewToken, VaultError> {
+    let tenants = match wanted.tenant {
+        Some(tenant) => vec![tenant],
+        None => catalogue.tenants()?,
+    };
+    let again = match &wanted.again {
+        Some(who) => Some(revocation::find(catalogue, &tenants, who)??),
+        None => None,
+    };
+    if let Some(one) = &again
+        && role_of(&one.identity) != Some(wanted.role)
+    {
+        return Err(VaultError::Usage {
+            reason: format!("'{}' is no {}", one.name, wanted.role.text()),
+            remedy: format!("its identity is {}", one.identity),
+        });
+    }
+    let tenant = again.as_ref().map(|one| one.tenant).or(wanted.tenant);
     if tenant.is_none() && tenants.len() > 1 {
         return Err(VaultError::Usage {
             reason: format!("the vault keeps images of {} tenants", tenants.len()),
             remedy: "name one with --tenant (its id stands in the tenant's key files)".into(),
         });
     }
-    let token = Token::generate(authority.fingerprint());
+    let tenant = tenant.or(tenants.first().copied());
+    if tenant.is_none() && wanted.role.person().is_some() {
+        return Err(VaultError::Usage {
+            reason: "the vault has no tenant yet that somebody could look after".into(),
+            remedy: "enrol an agent or recovery site first, or name the tenant with --tenant"
+                .into(),
+        });
+    }
+    let token = Token::generate(authority);
     let row = TokenRow {
-        role,
-        tenant: tenant.or(tenants.first().copied()),
-        expires: Timestamp::now().plus(valid),
+        role: wanted.role,
+        tenant,
+        expires: Timestamp::now().plus(wanted.valid),
+        again: again.as_ref().map(|one| one.id()),
     };
-    add(catalogue, &token, &row)?;
+    catalogue.add_token(&Token::secret_hash(&token.secret), &row)?;
     Ok(NewToken {
         token: token.to_string(),
-        role,
+        role: row.role,
         tenant: row.tenant,
         expires: row.expires,
+        again: again.map(|one| one.identity.to_string()),
     })
 }
 
-fn add(catalogue: &Catalogue, token: &Token, row: &TokenRow) -> Result<(), VaultError> {
-    catalogue.add_token(&Token::secret_hash(&token.secret), row)?;
-    Ok(())
+fn role_of(identity: &Identity) -> Option<Role> {
+    match identity {
+        Identity::Vault(_) => None,
+        Identity::Agent { .. } => Some(Role::Agent),
+        Identity::Recovery { .. } => Some(Role::Recovery),
+        Identity::Operator { .. } => Some(Role::Operator),
+        Identity::Auditor { .. } => Some(Role::Auditor),
+        Identity::Administrator { .. } => Some(Role::Administrator),
+    }
 }
 
 /// Reads a length of time such as `90s`, `15m`, `1h` or `7d`.

@@ -14,7 +14,10 @@ use support::*;
 async fn points(reader: &VaultConnection, image: &Image) -> Vec<relevo_wire::PointId> {
     let server = image.public.server;
     match reader
-        .request(&Request::ListPoints { server })
+        .request(&Request::ListPoints {
+        server,
+        after: None,
+    })
         .await
         .unwrap()
     {

@@ -46,6 +46,7 @@ async fn an_image_is_stored_committed_listed_and_read_back() {
     let reader = VaultConnection::connect(&site).await.unwrap();
     let list = Request::ListPoints {
         server: server_of(&agent),
+        after: None,
     };
     assert_eq!(
         reader.request(&list).await.unwrap(),
@@ -164,7 +165,10 @@ async fn nobody_does_what_his_certificate_does_not_allow() {
     let point = mine.public.point;
     for request in [
         Request::ListServers,
-        Request::ListPoints { server },
+        Request::ListPoints {
+        server,
+        after: None,
+    },
         Request::GetManifest { point },
     ] {
         assert_eq!(

@@ -4,7 +4,7 @@ use rusqlite::params;
 use serde::Serialize;
 
 use relevo_wire::manifest::{ManifestError, SealedManifest};
-use relevo_wire::message::{PointEntry, ServerEntry};
+use relevo_wire::message::{PointCursor, PointEntry, ServerEntry};
 use relevo_wire::{PointId, ServerId, TenantId, Timestamp};
 
 use super::Catalogue;
@@ -81,11 +81,13 @@ impl Catalogue {
             .exists(params![tenant, server.as_bytes()])?)
     }
 
-    /// A server's recovery points, newest first, at most `limit` and what fits into a frame.
+    /// A server's recovery points, newest first, from the one behind `after` on, at most `limit`
+    /// and what fits into a frame.
     pub fn points(
         &self,
         tenant: TenantId,
         server: ServerId,
+        after: Option<PointCursor>,
         limit: usize,
     ) -> Result<Vec<PointEntry>, StoreError> {
         let Some(tenant) = self.tenant(tenant)? else {
@@ -93,10 +95,16 @@ impl Catalogue {
         };
         let mut query = self.db.prepare_cached(
             "SELECT manifest, committed, stored, verified FROM points
-             WHERE tenant = ?1 AND server = ?2 ORDER BY taken DESC, committed DESC LIMIT ?3",
+             WHERE tenant = ?1 AND server = ?2 AND taken <= ?3 AND (taken < ?3 OR id < ?4)
+             ORDER BY taken DESC, id DESC LIMIT ?5",
         )?;
+        // Behind all that there can be: the list from its beginning.
+        let (taken, id) = match after {
+            Some(after) => (after.taken.as_millis(), after.point.as_bytes().to_vec()),
+            None => (i64::MAX, vec![0xff; 17]),
+        };
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let mut rows = query.query(params![tenant, server.as_bytes(), limit])?;
+        let mut rows = query.query(params![tenant, server.as_bytes(), taken, id, limit])?;
         let (mut points, mut bytes) = (Vec::new(), 0);
         while let Some(row) = rows.next()? {
             let manifest = row.get::<_, Vec<u8>>(0)?;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Answer, Reply, Request, SOCKET, perform, short_path};
+use crate::audit::Audit;
 use crate::directory::Directory;
 use crate::error::VaultError;
 use crate::ingest::Vault;
@@ -30,8 +31,14 @@ pub fn ask(
             let store = crate::rebuild::open_store(directory)?;
             let settings = Arc::new(SettingsWatch::open(directory.path())?);
             let id = directory.file().vault;
-            let vault = Vault::new(id, store, directory.authority()?).with_settings(settings);
+            let audit = Arc::new(Audit::open(directory.path(), id)?);
+            let vault = Vault::new(id, store, directory.authority()?)
+                .with_settings(settings)
+                .with_audit(audit);
             let done = perform(&vault, request, note);
+            if let Err(error) = vault.anchor_audit() {
+                tracing::warn!(%error, "the packs could not be told of the audit log");
+            }
             vault.store().close();
             return done;
         }

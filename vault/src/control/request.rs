@@ -1,13 +1,16 @@
 //! The requests, and the one function that does what they ask.
 
+use relevo_wire::TenantId;
 use serde::{Deserialize, Serialize};
 
+use crate::audit::{Act, Event};
 use crate::error::VaultError;
 use crate::ingest::Vault;
 use crate::retention::points::{self, Which};
 use crate::retention::prune::{self, Scope};
 use crate::settings::Span;
 use crate::volume::Volume;
+use crate::{metrics, revocation};
 
 /// Who a request comes from, as records have it: whoever may use the vault's directory.
 const LOCAL: &str = "local";
@@ -55,6 +58,17 @@ pub enum Request {
         /// Also when it is its server's latest.
         even_latest: bool,
     },
+    /// Revoke all certificates of somebody.
+    Revoke {
+        /// Only of this tenant.
+        tenant: Option<TenantId>,
+        /// Name, id or identity.
+        who: String,
+        /// Why.
+        reason: String,
+    },
+    /// Say what the vault counts.
+    Status,
 }
 
 /// What was done: for programs, and for people.
@@ -124,14 +138,19 @@ pub fn perform<V: Volume>(
                 note("deleting what no rule keeps".into());
             }
             let pruned = prune::prune(store, &settings, &scope, LOCAL, dry_run)?;
+            if !dry_run {
+                vault.note_pruned(LOCAL, &pruned)?;
+            }
             Answer::done(&pruned, prune::text(&pruned, dry_run))
         }
         Request::Hold { which, reason } => {
             let found = points::set_hold(store, &which, true, &reason, LOCAL)?;
+            note_act(vault, Act::Held, &found, reason)?;
             Answer::done(&found, format!("held: {} of {}\n", found.point, found.name))
         }
         Request::Release { which, reason } => {
             let found = points::set_hold(store, &which, false, &reason, LOCAL)?;
+            note_act(vault, Act::Released, &found, reason)?;
             Answer::done(
                 &found,
                 format!("released: {} of {}\n", found.point, found.name),
@@ -139,6 +158,7 @@ pub fn perform<V: Volume>(
         }
         Request::Lock { which, length } => {
             let lock = points::lock(store, &which, length, LOCAL)?;
+            note_act(vault, Act::Locked, &lock.found, format!("for {length}"))?;
             let text = format!(
                 "locked: {} of {} for {length}, until about {}\n",
                 lock.found.point, lock.found.name, lock.ends_about
@@ -165,11 +185,44 @@ pub fn perform<V: Volume>(
             reason,
             even_latest,
         } => {
-            let found = points::delete(store, &which, &reason, even_latest, LOCAL)?;
+            let deleted = points::delete(store, &which, &reason, even_latest, LOCAL);
+            let found = match deleted {
+                Ok(found) => found,
+                Err(error) => {
+                    let event = Event::new(LOCAL, Act::PointDeleted, which.to_string());
+                    vault.note(&event.result(format!("refused: {error}")))?;
+                    return Err(error);
+                }
+            };
+            vault.metrics().points_deleted.increment();
+            note_act(vault, Act::PointDeleted, &found, reason)?;
             Answer::done(
                 &found,
                 format!("deleted: {} of {}\n", found.point, found.name),
             )
         }
+        Request::Revoke {
+            tenant,
+            who,
+            reason,
+        } => {
+            let revoked = revocation::revoke(vault, tenant, &who, &reason, LOCAL)?;
+            let text = format!("revoked: {} ({})\n", revoked.name, revoked.identity);
+            Answer::done(&revoked, text)
+        }
+        Request::Status => {
+            let families = vault.families();
+            Answer::done(&families, metrics::text(&families))
+        }
     }
+}
+
+fn note_act<V: Volume>(
+    vault: &Vault<V>,
+    act: Act,
+    found: &points::Found,
+    result: String,
+) -> Result<(), VaultError> {
+    let on = format!("recovery point {} of {}", found.point, found.name);
+    vault.note(&Event::new(LOCAL, act, on).of(found.tenant).result(result))
 }

@@ -1,15 +1,16 @@
 //! What a request does, given who asks and the store. No network: tests drive it as they like.
 //!
-//! | who | may |
-//! | --- | --- |
-//! | applicant (no certificate of this vault) | `Enroll` |
-//! | agent | `Hello`, `OpenSession`, `Have`, `Put`, `Commit` for its own server |
-//! | recovery site | `Hello`, `ListServers`, `ListPoints`, `GetManifest`, `Get` of its tenant |
+//! Who may ask what is a table in one place, [`permission`]. Everything is done within the tenant
+//! of the certificate: what belongs to another tenant is answered as what does not exist.
 
 mod enrolment;
+mod governing;
 mod peer;
+pub mod permission;
+mod quota;
 mod refusal;
 mod shelf;
+mod standing;
 mod upload;
 
 use std::collections::HashMap;
@@ -18,16 +19,24 @@ use std::sync::{Arc, Mutex};
 use relevo_wire::client::SOFTWARE;
 use relevo_wire::identity::Authority;
 use relevo_wire::message::{MAX_IDS, Refusal, Request, Response};
-use relevo_wire::{ChunkId, SessionId, TenantId, Timestamp, VaultId};
+use relevo_wire::{ChunkId, ServerId, SessionId, TenantId, Timestamp, VaultId};
+use tokio::sync::watch;
 
+use crate::audit::Audit;
+use crate::catalogue::Catalogue;
+use crate::metrics::Metrics;
 use crate::settings::{Settings, SettingsWatch};
 use crate::store::{ReadStep, Store, plan_reads};
 use crate::volume::Volume;
+use governing::unknown_point;
+use quota::Usage;
 use refusal::{forbidden, not_found};
 use upload::Session;
 
 pub use enrolment::CLIENT_VALIDITY;
-pub use peer::Peer;
+pub use peer::{Caller, Peer};
+pub use permission::Kind;
+pub use quota::Reserved;
 pub use refusal::malformed;
 pub use upload::{Reception, check_chunks};
 
@@ -52,6 +61,10 @@ pub struct Vault<V> {
     authority: Authority,
     sessions: Mutex<HashMap<SessionId, Session>>,
     settings: Arc<SettingsWatch>,
+    audit: Option<Arc<Audit>>,
+    metrics: Arc<Metrics>,
+    usage: Usage,
+    revocations: watch::Sender<u64>,
 }
 
 impl<V: Volume> Vault<V> {
@@ -63,7 +76,17 @@ impl<V: Volume> Vault<V> {
             authority,
             sessions: Mutex::default(),
             settings: Arc::new(SettingsWatch::fixed(Settings::default())),
+            audit: None,
+            metrics: Arc::default(),
+            usage: Usage::default(),
+            revocations: watch::Sender::new(0),
         }
+    }
+
+    /// The same with an audit log, which every privileged act goes into.
+    pub fn with_audit(mut self, audit: Arc<Audit>) -> Self {
+        self.audit = Some(audit);
+        self
     }
 
     /// The same with the operator's settings rather than the defaults.
@@ -84,74 +107,125 @@ impl<V: Volume> Vault<V> {
 
     /// What a request does. Waits for the disk; not for threads that serve many.
     pub fn answer(&self, peer: Peer, request: Request) -> Result<Outcome, Refusal> {
-        let answer = match (peer, request) {
-            (
-                Peer::Applicant,
-                Request::Enroll {
-                    secret,
-                    certificate_request,
-                    name,
-                    tenant,
-                },
-            ) => self.enroll(&secret, &certificate_request, &name, tenant)?,
-            (Peer::Applicant, _) => {
-                return Err(forbidden(
-                    "a certificate that this vault issued is needed",
-                    "enrol with a token first",
-                ));
-            }
-            (_, Request::Hello { software }) => self.welcome(peer, &software)?,
-            (Peer::Agent(tenant, server), Request::OpenSession) => {
-                self.open_session(tenant, server)
-            }
-            (Peer::Agent(tenant, server), Request::Have { session, ids }) => {
+        self.judge(&peer.into(), request)
+    }
+
+    fn judge(&self, caller: &Caller, request: Request) -> Result<Outcome, Refusal> {
+        permission::check(caller.peer, Kind::of(&request))?;
+        if let Request::Enroll {
+            secret,
+            certificate_request,
+            name,
+            tenant,
+        } = request
+        {
+            let enrolled = self.enroll(caller, &secret, &certificate_request, &name, tenant);
+            return enrolled.map(Outcome::Answer);
+        }
+        let Some(tenant) = caller.peer.tenant() else {
+            return Err(forbidden("nobody's request", "enrol with a token first"));
+        };
+        match caller.peer {
+            Peer::Agent(_, server) => self.answer_agent(caller, tenant, server, request),
+            _ => self.answer_reader(caller, tenant, request),
+        }
+    }
+
+    /// What an agent asks.
+    fn answer_agent(
+        &self,
+        caller: &Caller,
+        tenant: TenantId,
+        server: ServerId,
+        request: Request,
+    ) -> Result<Outcome, Refusal> {
+        let answer = match request {
+            Request::OpenSession => self.open_session(tenant, server),
+            Request::Have { session, ids } => {
                 self.check_session(tenant, server, session)?;
                 self.have(tenant, &ids)?
             }
-            (Peer::Agent(tenant, server), Request::Put { session, chunks }) => {
+            Request::Put { session, chunks } => {
                 self.check_session(tenant, server, session)?;
-                return Ok(Outcome::Receive(Reception::new(tenant, session, chunks)?));
+                let reception = Reception::new(tenant, session, chunks)?;
+                // Before anything comes in for a tenant that may store nothing more.
+                self.settle(self.reserve(tenant, 0)?, 0);
+                return Ok(Outcome::Receive(reception));
             }
-            (Peer::Agent(tenant, server), Request::Commit { session, manifest }) => {
-                self.commit(tenant, server, session, manifest)?
+            Request::Commit { session, manifest } => {
+                let committed = self.commit(tenant, server, session, manifest)?;
+                if let Response::Committed { .. } = committed {
+                    self.metrics.points_committed.increment();
+                }
+                committed
             }
-            (Peer::Recovery(tenant, _), Request::ListServers) => {
-                Response::Servers(self.store.read(|c| c.servers(tenant))?)
-            }
-            (Peer::Recovery(tenant, _), Request::ListPoints { server, .. }) => {
+            other => return self.answer_anybody(caller, other),
+        };
+        Ok(Outcome::Answer(answer))
+    }
+
+    /// What recovery sites and people ask.
+    fn answer_reader(
+        &self,
+        caller: &Caller,
+        tenant: TenantId,
+        request: Request,
+    ) -> Result<Outcome, Refusal> {
+        let answer = match request {
+            Request::ListServers => Response::Servers(self.store.read(|c| c.servers(tenant))?),
+            Request::ListPoints { server, after } => {
                 if !self.store.read(|c| c.has_server(tenant, server))? {
                     return Err(not_found(format!("there is no server {server}")));
                 }
-                Response::Points(self.store.read(|c| c.points(tenant, server, MAX_POINTS))?)
+                let page = |c: &Catalogue| c.points(tenant, server, after, MAX_POINTS);
+                Response::Points(self.store.read(page)?)
             }
-            (Peer::Recovery(tenant, _), Request::GetManifest { point }) => {
-                match self.store.read(|c| c.point(tenant, point))? {
-                    Some((manifest, _)) => Response::Manifest(manifest),
-                    None => return Err(not_found(format!("there is no recovery point {point}"))),
-                }
-            }
-            (Peer::Recovery(tenant, _), Request::Get { ids }) => {
+            Request::GetManifest { point } => match self.store.read(|c| c.point(tenant, point))? {
+                Some((manifest, _)) => Response::Manifest(manifest),
+                None => return Err(unknown_point(point)),
+            },
+            Request::Get { ids } => {
                 check_ids(&ids)?;
                 let found = self.store.read(|c| c.locate(tenant, &ids))?;
                 return Ok(Outcome::Send(tenant, plan_reads(&found)));
             }
-            (_, Request::Enroll { .. }) => {
-                return Err(forbidden(
-                    "this peer is enrolled already",
-                    "enrol without a certificate",
-                ));
+            Request::Report => self.report(tenant)?,
+            Request::AuditLog { after } => self.audit_log(tenant, after)?,
+            Request::Hold { point, reason } => {
+                self.set_hold(tenant, caller, point, true, reason)?
             }
-            (Peer::Agent(..), _) => {
-                return Err(forbidden(
-                    "an agent may write recovery points and read none",
-                    "read from a recovery site",
-                ));
+            Request::Release { point, reason } => {
+                self.set_hold(tenant, caller, point, false, reason)?
             }
-            (Peer::Recovery(..), _) => {
-                return Err(forbidden(
-                    "a recovery site may read recovery points and write none",
-                    "back up from an agent",
-                ));
+            Request::LockPoint { point, days } => self.lock_point(tenant, caller, point, days)?,
+            Request::DeletePoint {
+                point,
+                reason,
+                even_latest,
+            } => self.delete_point(tenant, caller, point, reason, even_latest)?,
+            Request::Revoke { who, reason } => self.revoke_one(tenant, caller, &who, &reason)?,
+            Request::MakeToken { role, valid, again } => {
+                self.make_token(tenant, caller, role, valid, again.as_deref())?
+            }
+            other => return self.answer_anybody(caller, other),
+        };
+        Ok(Outcome::Answer(answer))
+    }
+
+    /// What everybody asks who is enrolled.
+    fn answer_anybody(&self, caller: &Caller, request: Request) -> Result<Outcome, Refusal> {
+        let answer = match request {
+            Request::Hello { software } => self.welcome(caller.peer, &software)?,
+            Request::Renew {
+                certificate_request,
+            } => self.renew(caller, &certificate_request)?,
+            // The table lets nothing else come here.
+            other => {
+                let kind = Kind::of(&other).word();
+                return Err(malformed(format!(
+                    "'{kind}' is no request of {}",
+                    caller.peer
+                )));
             }
         };
         Ok(Outcome::Answer(answer))

@@ -25,6 +25,16 @@ pub struct Which {
     pub point: String,
 }
 
+impl std::fmt::Display for Which {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "recovery point {}", self.point)?;
+        match &self.server {
+            Some(server) => write!(f, " of {server}"),
+            None => Ok(()),
+        }
+    }
+}
+
 /// The recovery point that was meant.
 #[derive(Clone, Debug, Serialize)]
 pub struct Found {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::prune::{Scope, prune};
 use crate::error::{StoreError, VaultError};
 use crate::ingest::Vault;
+use crate::settings::Settings;
 use crate::volume::Volume;
 
 /// How often it looks what is due.
@@ -60,8 +61,18 @@ impl Drop for Upkeep {
 fn run<V: Volume>(vault: &Vault<V>, stopped: &Receiver<()>) {
     let mut pruned: Option<Instant> = None;
     let mut noted = Instant::now();
+    let mut noted_settings: Option<Arc<Settings>> = None;
     loop {
         let settings = vault.settings().now();
+        if noted_settings
+            .as_ref()
+            .is_none_or(|noted| !Arc::ptr_eq(noted, &settings))
+        {
+            if let Err(error) = vault.note_settings() {
+                tracing::error!(%error, "the settings could not be noted");
+            }
+            noted_settings = Some(settings.clone());
+        }
         if let Some(pause) = settings.prune.every.pause()
             && pruned.is_none_or(|last| last.elapsed() >= pause)
         {
@@ -94,6 +105,9 @@ fn prune_once<V: Volume>(vault: &Vault<V>) {
             let (deleted, refused) = (pruned.deleted.len(), pruned.refused.len());
             if deleted + refused > 0 {
                 tracing::info!(deleted, refused, "pruned");
+                if let Err(error) = vault.note_pruned("retention", &pruned) {
+                    tracing::error!(%error, "the pruning could not be noted");
+                }
             }
             for refused in &pruned.refused {
                 tracing::warn!(point = %refused.point, because = refused.because, "not pruned");
@@ -104,7 +118,10 @@ fn prune_once<V: Volume>(vault: &Vault<V>) {
 }
 
 fn note<V: Volume>(vault: &Vault<V>) {
-    match vault.store().note_clock(None) {
+    if let Err(error) = vault.anchor_audit() {
+        tracing::error!(%error, "the packs could not be told of the audit log");
+    }
+    match vault.store().note_clock(vault.audit_anchor()) {
         Ok(()) | Err(StoreError::Stopped) => {}
         Err(error) => tracing::error!(%error, "vault time could not be written down"),
     }

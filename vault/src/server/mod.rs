@@ -3,9 +3,11 @@
 //! Memory of one connection is bounded by its windows ([`relevo_wire::client::transport`]), by
 //! `REQUESTS` requests half read, by `PUTS` puts of `PUT_PIECE` bytes buffered and one such
 //! piece with the writer, and by `GETS` answers of `READ_AHEAD` MiB read ahead; that of somebody
-//! unknown by `UNKNOWN_WINDOW`. One peer has only so many connections. Whatever a peer sends,
-//! the worst that follows is a refusal and a line in the log.
+//! unknown by `UNKNOWN_WINDOW`. One peer has only so many connections, and handshakes that
+//! nobody finishes make room for others. Whatever a peer sends, the worst that follows is a
+//! refusal and a line in the log.
 
+mod doorway;
 mod presence;
 mod reset;
 mod stream;
@@ -20,18 +22,16 @@ use rustls::pki_types::CertificateDer;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use relevo_wire::identity::{Authority, Identity};
-use relevo_wire::{VaultId, client, tls};
+use relevo_wire::identity::{Authority, Identity, Validity};
+use relevo_wire::message::RefusalCode;
+use relevo_wire::{Timestamp, VaultId, client, tls};
 
 use crate::error::VaultError;
-use crate::ingest::{Peer, Vault};
+use crate::ingest::{Caller, Peer, Vault};
 use crate::volume::Volume;
+use doorway::Doorway;
 use presence::Presence;
 
-/// Connections at once.
-const CONNECTIONS: usize = 512;
-/// With this many, newcomers first show that packets reach the address that they name.
-const CROWDED: usize = 64;
 /// Bytes that somebody may send before he is known, or when he is an applicant.
 const UNKNOWN_WINDOW: u32 = 1 << 20;
 /// Requests of one connection that are read or worked on at once; further ones wait.
@@ -65,7 +65,7 @@ pub struct Server<V> {
 /// What the streams of one connection share.
 struct Shared<V> {
     vault: Arc<Vault<V>>,
-    peer: Peer,
+    caller: Caller,
     remote: SocketAddr,
     requests: Semaphore,
     puts: Semaphore,
@@ -116,6 +116,7 @@ impl<V: Volume> Server<V> {
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), VaultError> {
         let mut connections = JoinSet::new();
         let presence = Arc::new(Presence::default());
+        let doorway = Arc::new(Doorway::default());
         let mut renewal = tokio::time::interval(RENEWAL);
         renewal.tick().await;
         tokio::pin!(stop);
@@ -127,17 +128,17 @@ impl<V: Volume> Server<V> {
                 }
                 incoming = self.endpoint.accept() => {
                     let Some(incoming) = incoming else { break };
-                    if connections.len() >= CONNECTIONS {
-                        tracing::warn!(remote = %incoming.remote_address(), "too many connections");
-                        incoming.refuse();
-                        continue;
-                    }
-                    if connections.len() >= CROWDED && incoming.may_retry() {
+                    if doorway.is_crowded() && incoming.may_retry() {
                         // Refused only when it was asked already, which was just ruled out.
                         let _ = incoming.retry();
                         continue;
                     }
-                    connections.spawn(connection(self.vault.clone(), presence.clone(), incoming));
+                    let hall = Hall {
+                        vault: self.vault.clone(),
+                        presence: presence.clone(),
+                        doorway: doorway.clone(),
+                    };
+                    connections.spawn(connection(hall, incoming));
                 }
                 Some(_) = connections.join_next() => {}
             }
@@ -180,50 +181,90 @@ fn server_config(authority: &Authority, id: VaultId) -> Result<ServerConfig, Vau
     Ok(config)
 }
 
-/// Who is at the other end. The TLS layer has checked that the certificate is this vault's, or
-/// signed by its own bearer, who is an applicant whatever names he gives himself.
-fn identify(connection: &quinn::Connection) -> Option<Peer> {
+/// Who is at the other end, and when his certificate was issued. The TLS layer has checked that
+/// it is this vault's, or signed by its own bearer, who is an applicant whatever names he gives
+/// himself.
+fn identify(connection: &quinn::Connection) -> Option<(Peer, Timestamp)> {
     let chain = connection
         .peer_identity()?
         .downcast::<Vec<CertificateDer<'static>>>()
         .ok()?;
     let certificate = chain.first()?;
     if tls::is_applicant(certificate) {
-        return Some(Peer::Applicant);
+        return Some((Peer::Applicant, Timestamp::now()));
     }
-    Identity::of_certificate(certificate).ok().map(Peer::of)
+    let peer = Identity::of_certificate(certificate).ok().map(Peer::of)?;
+    let validity = Validity::of_certificate(certificate).ok()?;
+    Some((peer, validity.issued))
 }
 
-async fn connection<V: Volume>(vault: Arc<Vault<V>>, presence: Arc<Presence>, incoming: Incoming) {
+/// What connections share.
+struct Hall<V> {
+    vault: Arc<Vault<V>>,
+    presence: Arc<Presence>,
+    doorway: Arc<Doorway>,
+}
+
+/// Waits for the handshake, unless it must make room for others.
+async fn shake_hands<V: Volume>(hall: &Hall<V>, incoming: Incoming) -> Option<quinn::Connection> {
     let remote = incoming.remote_address();
-    let connection = match tokio::time::timeout(HANDSHAKE, incoming).await {
-        Ok(Ok(connection)) => connection,
-        Ok(Err(error)) => {
-            tracing::info!(%remote, %error, "no connection");
-            return;
-        }
-        Err(_) => {
-            tracing::info!(%remote, "no connection: the handshake took too long");
-            return;
-        }
+    let metrics = hall.vault.metrics();
+    let _shaking = metrics.handshakes.hold();
+    let (_place, evicted, another) = hall.doorway.enter(remote.ip());
+    if another {
+        metrics.handshakes_evicted.increment();
+    }
+    let error = tokio::select! {
+        done = tokio::time::timeout(HANDSHAKE, incoming) => match done {
+            Ok(Ok(connection)) => return Some(connection),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "the handshake took too long".into(),
+        },
+        _ = evicted => "it made room for newer ones".into(),
     };
-    let Some(peer) = identify(&connection) else {
+    metrics.handshake_failures.increment();
+    tracing::info!(%remote, error, "no connection");
+    None
+}
+
+async fn connection<V: Volume>(hall: Hall<V>, incoming: Incoming) {
+    let remote = incoming.remote_address();
+    let Some(connection) = shake_hands(&hall, incoming).await else {
+        return;
+    };
+    let (vault, presence) = (hall.vault, hall.presence);
+    let Some((peer, issued)) = identify(&connection) else {
         tracing::warn!(%remote, "a certificate without an identity");
+        vault.metrics().connections_refused.increment();
         connection.close(1u32.into(), b"the certificate names no identity");
         return;
     };
     let Some(_place) = presence.enter(peer) else {
         tracing::warn!(%remote, %peer, "too many connections of one peer");
+        vault.metrics().connections_refused.increment();
         connection.close(2u32.into(), b"too many connections of this peer");
         return;
     };
+    let caller = Caller {
+        peer,
+        issued,
+        from: remote.to_string(),
+    };
+    // Before the first look, so that no revocation falls between.
+    let mut revocations = vault.watch_revocations();
+    if is_revoked(&vault, &caller, "connect").await {
+        close_revoked(&connection, &caller);
+        return;
+    }
     if peer != Peer::Applicant {
         connection.set_receive_window(client::RECEIVE_WINDOW.into());
     }
     tracing::debug!(%remote, %peer, "connected");
+    let _counted = vault.metrics().connections.hold();
+    vault.metrics().connections_opened.increment();
     let shared = Arc::new(Shared {
-        vault,
-        peer,
+        vault: vault.clone(),
+        caller,
         remote,
         requests: Semaphore::new(REQUESTS),
         puts: Semaphore::new(PUTS),
@@ -250,6 +291,12 @@ async fn connection<V: Volume>(vault: Arc<Vault<V>>, presence: Arc<Presence>, in
                     Ok((send, receive)) => drop(streams.spawn(stream::serve(shared.clone(), send, receive))),
                     Err(error) => break Some(error),
                 },
+                Ok(()) = revocations.changed() => {
+                    if is_revoked(&vault, &shared.caller, "stay connected").await {
+                        close_revoked(&connection, &shared.caller);
+                        break None;
+                    }
+                }
                 Some(_) = streams.join_next() => {}
             }
         }
@@ -258,4 +305,29 @@ async fn connection<V: Volume>(vault: Arc<Vault<V>>, presence: Arc<Presence>, in
     streams.shutdown().await;
     connection.close(0u32.into(), b"done");
     tracing::debug!(%remote, reason = ?reason, "disconnected");
+}
+
+/// Whether a certificate counts no more. What cannot be told is asked again at each request.
+async fn is_revoked<V: Volume>(
+    vault: &Arc<Vault<V>>,
+    caller: &Caller,
+    doing: &'static str,
+) -> bool {
+    let (vault, caller) = (vault.clone(), caller.clone());
+    let asked = tokio::task::spawn_blocking(move || match vault.check_standing(&caller) {
+        Err(refusal) if refusal.code == RefusalCode::Forbidden => {
+            vault.authentication_failed(&caller, doing, &refusal.message);
+            true
+        }
+        _ => false,
+    });
+    asked.await.unwrap_or(true)
+}
+
+fn close_revoked(connection: &quinn::Connection, caller: &Caller) {
+    tracing::warn!(remote = caller.from, peer = %caller.peer, "its certificate was revoked");
+    connection.close(
+        client::CLOSED_REVOKED.into(),
+        b"the certificate was revoked",
+    );
 }

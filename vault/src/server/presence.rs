@@ -9,8 +9,12 @@ use crate::ingest::Peer;
 const OF_AN_AGENT: usize = 16;
 /// Connections of one recovery site: one for each server that it runs.
 const OF_A_SITE: usize = 256;
+/// Connections of one person.
+const OF_A_PERSON: usize = 16;
 /// Connections of all applicants together.
 const OF_APPLICANTS: usize = 64;
+/// Connections of all who are enrolled.
+const OF_ALL: usize = 512;
 
 /// Who is there.
 #[derive(Default)]
@@ -29,8 +33,13 @@ impl Presence {
             Peer::Applicant => OF_APPLICANTS,
             Peer::Agent(..) => OF_AN_AGENT,
             Peer::Recovery(..) => OF_A_SITE,
+            Peer::Person(..) => OF_A_PERSON,
         };
         let mut there = self.lock();
+        let enrolled = there.iter().filter(|(peer, _)| **peer != Peer::Applicant);
+        if peer != Peer::Applicant && enrolled.map(|(_, count)| count).sum::<usize>() >= OF_ALL {
+            return None;
+        }
         let count = there.entry(peer).or_default();
         if *count >= most {
             return None;

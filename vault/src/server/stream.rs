@@ -51,13 +51,13 @@ pub(super) async fn serve<V: Volume>(
     let mut frames = Frames {
         stream: receive,
         decoder: FrameDecoder::default(),
-        limit: match shared.peer {
+        limit: match shared.caller.peer {
             Peer::Applicant => APPLICANT_FRAME,
             _ => usize::MAX,
         },
         taken: 0,
     };
-    let (remote, peer) = (shared.remote, shared.peer);
+    let (remote, peer) = (shared.remote, shared.caller.peer);
     match request(&shared, &mut frames, &mut send).await {
         Ok(()) => {}
         Err(Failure::Gone(Gone(reason))) => {
@@ -67,6 +67,7 @@ pub(super) async fn serve<V: Volume>(
         }
         Err(Failure::Refused(refusal)) => {
             tracing::warn!(%remote, %peer, code = ?refusal.code, "refused: {refusal}");
+            shared.vault.metrics().refusal(refusal.code);
             let _ = answer(&mut send, &Response::Refused(refusal)).await;
         }
     }
@@ -83,7 +84,7 @@ async fn request<V: Volume>(
         let first = frames.next().await?;
         let request: Request = frame::decode(&first).map_err(|e| malformed(e.to_string()))?;
         let asked = shared.clone();
-        blocking(move || asked.vault.answer(asked.peer, request)).await??
+        blocking(move || asked.vault.answer_to(&asked.caller, request)).await??
     };
     match outcome {
         Outcome::Answer(response) => Ok(answer(send, &response).await?),
@@ -114,6 +115,11 @@ async fn receive<V: Volume>(
     while reception.expects_more() {
         let chunk = frames.next().await?;
         reception.arrived(&chunk)?;
+        // Who sends faster than his tenant may is read more slowly, and so sends more slowly.
+        let pause = shared.vault.arrived(reception.tenant(), chunk.len() as u64);
+        if !pause.is_zero() {
+            tokio::time::sleep(pause).await;
+        }
         bytes += chunk.len();
         piece.push(chunk);
         if bytes < PUT_PIECE && reception.expects_more() {
@@ -122,12 +128,20 @@ async fn receive<V: Volume>(
         if let Some(stored) = stored.take() {
             reception.stored(join(stored).await?);
         }
-        let (shared, piece) = (shared.clone(), std::mem::take(&mut piece));
-        let tenant = reception.tenant();
+        let (vault, piece) = (shared.vault.clone(), std::mem::take(&mut piece));
+        let (tenant, arrived) = (reception.tenant(), bytes as u64);
         bytes = 0;
         stored = Some(tokio::spawn(async move {
-            let records = blocking(move || check_chunks(piece)).await??;
-            Ok(shared.vault.store().append(tenant, records).await?.bytes)
+            let asked = vault.clone();
+            let judged = blocking(move || {
+                let records = check_chunks(piece)?;
+                Ok::<_, Refusal>((records, asked.reserve(tenant, arrived)?))
+            });
+            let (records, reserved) = judged.await??;
+            let done = vault.store().append(tenant, records).await;
+            let added = done.as_ref().map_or(0, |appended| appended.bytes);
+            vault.settle(reserved, added);
+            Ok(done?.bytes)
         }));
     }
     if let Some(stored) = stored {
@@ -168,6 +182,7 @@ async fn give<V: Volume>(
         let mut parts = Vec::with_capacity(2 * chunks.len());
         for chunk in chunks {
             let chunk = chunk.unwrap_or_default();
+            shared.vault.metrics().sent_bytes.add(chunk.len() as u64);
             let prefix = frame::prefix(&chunk).map_err(|e| malformed(e.to_string()))?;
             parts.push(Bytes::copy_from_slice(&prefix));
             parts.push(chunk);

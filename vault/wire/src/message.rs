@@ -134,6 +134,9 @@ pub enum Request {
         /// Why, for the audit log.
         #[n(1)]
         reason: String,
+        /// Also when it is its server's latest.
+        #[n(2)]
+        even_latest: bool,
     },
     /// Holds a recovery point back from deletion until it is released.
     #[n(14)]

@@ -1,0 +1,432 @@
+//! What the vault counts, in the names and units of Prometheus.
+//!
+//! One struct of counters that anybody increments by name; [`Metrics::families`] is the list of
+//! what there is, from which the text for Prometheus and the facts of `status` are made. A
+//! counter begins at zero with the process. The handbook explains each.
+
+mod http;
+
+use std::fmt::Write;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use relevo_wire::message::{Refusal, RefusalCode};
+use serde::Serialize;
+
+use crate::ingest::Kind;
+
+pub use http::MetricsServer;
+
+/// A number that others add to.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// One more.
+    pub fn increment(&self) {
+        self.add(1);
+    }
+
+    /// So many more.
+    pub fn add(&self, more: u64) {
+        self.0.fetch_add(more, Ordering::Relaxed);
+    }
+
+    /// How many so far.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A number that goes up and down.
+#[derive(Debug, Default)]
+pub struct Gauge(AtomicU64);
+
+impl Gauge {
+    /// Counts one until the answer is dropped.
+    pub fn hold(self: &std::sync::Arc<Self>) -> Held {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Held(self.clone())
+    }
+
+    /// To this.
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    /// Now.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// One of what a [`Gauge`] counts.
+pub struct Held(std::sync::Arc<Gauge>);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Requests of one kind.
+#[derive(Debug, Default)]
+pub struct Requests {
+    answered: Counter,
+    refused: Counter,
+}
+
+/// Everything that is counted.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    requests: [Requests; Kind::ALL.len()],
+    refusals: [Counter; RefusalCode::KNOWN.len()],
+    /// Sealed bytes of chunks that came in.
+    pub received_bytes: Counter,
+    /// Sealed bytes of chunks that went out.
+    pub sent_bytes: Counter,
+    /// Bytes of packs that were written for them.
+    pub stored_bytes: Counter,
+    /// Connections that are open.
+    pub connections: std::sync::Arc<Gauge>,
+    /// Connections that were opened.
+    pub connections_opened: Counter,
+    /// Handshakes under way.
+    pub handshakes: std::sync::Arc<Gauge>,
+    /// Handshakes that came to nothing.
+    pub handshake_failures: Counter,
+    /// Half-open connections that were given up for newer ones.
+    pub handshakes_evicted: Counter,
+    /// Connections refused or closed because of some limit.
+    pub connections_refused: Counter,
+    /// Tokens, certificates and rights that were not good enough.
+    pub authentication_failures: Counter,
+    /// Recovery points that were committed.
+    pub points_committed: Counter,
+    /// Recovery points that were deleted.
+    pub points_deleted: Counter,
+    /// Deletions that hold, lock or rule forbade.
+    pub deletions_refused: Counter,
+    /// Pieces of packs that were found damaged.
+    pub damage_found: Counter,
+    /// Pieces of packs that were healed.
+    pub damage_healed: Counter,
+    /// Bytes that scrubbing read.
+    pub scrubbed_bytes: Counter,
+    /// Bytes of packs that collection freed.
+    pub collected_bytes: Counter,
+    /// Packs that collection retired.
+    pub packs_retired: Counter,
+    /// Bytes that collection copied to free others.
+    pub rewritten_bytes: Counter,
+    /// Puts that a quota refused.
+    pub quota_refusals: Counter,
+    /// Milliseconds that puts were made to wait for their rate.
+    pub throttled_millis: Counter,
+    /// Entries of the audit log.
+    pub audit_entries: Gauge,
+    /// Entries that the audit log could not take.
+    pub audit_failures: Counter,
+}
+
+/// A kind of number with its values.
+#[derive(Clone, Debug, Serialize)]
+pub struct Family {
+    /// As Prometheus knows it.
+    pub name: &'static str,
+    /// What it says.
+    pub help: &'static str,
+    /// `counter` or `gauge`.
+    pub kind: &'static str,
+    /// Values, by label.
+    pub values: Vec<Value>,
+}
+
+/// A number.
+#[derive(Clone, Debug, Serialize)]
+pub struct Value {
+    /// Names and values of labels.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub labels: Vec<(&'static str, String)>,
+    /// How many.
+    pub value: f64,
+}
+
+impl Value {
+    /// Without labels.
+    pub fn plain(value: u64) -> Vec<Self> {
+        vec![Self {
+            labels: Vec::new(),
+            value: value as f64,
+        }]
+    }
+
+    /// With one label.
+    pub fn labelled(name: &'static str, label: impl Into<String>, value: u64) -> Self {
+        Self {
+            labels: vec![(name, label.into())],
+            value: value as f64,
+        }
+    }
+}
+
+impl Metrics {
+    /// Counts a request by what came of it.
+    pub fn request<T>(&self, kind: Kind, done: &Result<T, Refusal>) {
+        let requests = &self.requests[kind as usize];
+        match done {
+            Ok(_) => requests.answered.increment(),
+            Err(_) => requests.refused.increment(),
+        }
+    }
+
+    /// Counts a refusal, of whatever it was.
+    pub fn refusal(&self, code: RefusalCode) {
+        let known = RefusalCode::KNOWN.iter().position(|known| *known == code);
+        if let Some(number) = known {
+            self.refusals[number].increment();
+        }
+    }
+
+    /// How many of a kind were answered and refused.
+    pub fn requests(&self, kind: Kind) -> (u64, u64) {
+        let requests = &self.requests[kind as usize];
+        (requests.answered.get(), requests.refused.get())
+    }
+
+    /// Everything, by name.
+    pub fn families(&self) -> Vec<Family> {
+        let family = |name, kind, help, values| Family {
+            name,
+            help,
+            kind,
+            values,
+        };
+        let counter = |name, counter: &Counter, help| {
+            family(name, "counter", help, Value::plain(counter.get()))
+        };
+        let requests = Kind::ALL.into_iter().flat_map(|kind| {
+            let (answered, refused) = self.requests(kind);
+            [("answered", answered), ("refused", refused)].map(|(result, value)| Value {
+                labels: vec![("kind", kind.word().into()), ("result", result.into())],
+                value: value as f64,
+            })
+        });
+        let refusals = RefusalCode::KNOWN.into_iter().zip(&self.refusals);
+        let refusals = refusals.map(|(code, n)| Value::labelled("code", code.word(), n.get()));
+        vec![
+            family(
+                "relevo_vault_requests_total",
+                "counter",
+                "Requests by kind and result.",
+                requests.collect(),
+            ),
+            family(
+                "relevo_vault_refusals_total",
+                "counter",
+                "Refusals by code.",
+                refusals.collect(),
+            ),
+            counter(
+                "relevo_vault_received_bytes_total",
+                &self.received_bytes,
+                "Sealed bytes of chunks that came in.",
+            ),
+            counter(
+                "relevo_vault_sent_bytes_total",
+                &self.sent_bytes,
+                "Sealed bytes of chunks that went out.",
+            ),
+            counter(
+                "relevo_vault_stored_bytes_total",
+                &self.stored_bytes,
+                "Bytes of packs written for chunks that came in.",
+            ),
+            family(
+                "relevo_vault_connections",
+                "gauge",
+                "Connections that are open.",
+                Value::plain(self.connections.get()),
+            ),
+            counter(
+                "relevo_vault_connections_opened_total",
+                &self.connections_opened,
+                "Connections that were opened.",
+            ),
+            family(
+                "relevo_vault_handshakes",
+                "gauge",
+                "Handshakes under way.",
+                Value::plain(self.handshakes.get()),
+            ),
+            counter(
+                "relevo_vault_handshake_failures_total",
+                &self.handshake_failures,
+                "Handshakes that came to nothing.",
+            ),
+            counter(
+                "relevo_vault_handshakes_evicted_total",
+                &self.handshakes_evicted,
+                "Half-open connections given up for newer ones.",
+            ),
+            counter(
+                "relevo_vault_connections_refused_total",
+                &self.connections_refused,
+                "Connections refused because of a limit.",
+            ),
+            counter(
+                "relevo_vault_authentication_failures_total",
+                &self.authentication_failures,
+                "Tokens, certificates and rights that were not good enough.",
+            ),
+            counter(
+                "relevo_vault_points_committed_total",
+                &self.points_committed,
+                "Recovery points committed.",
+            ),
+            counter(
+                "relevo_vault_points_deleted_total",
+                &self.points_deleted,
+                "Recovery points deleted.",
+            ),
+            counter(
+                "relevo_vault_deletions_refused_total",
+                &self.deletions_refused,
+                "Deletions that a hold, a lock or a rule forbade.",
+            ),
+            counter(
+                "relevo_vault_damage_found_total",
+                &self.damage_found,
+                "Pieces of packs found damaged.",
+            ),
+            counter(
+                "relevo_vault_damage_healed_total",
+                &self.damage_healed,
+                "Pieces of packs healed.",
+            ),
+            counter(
+                "relevo_vault_scrubbed_bytes_total",
+                &self.scrubbed_bytes,
+                "Bytes of packs read by scrubbing.",
+            ),
+            counter(
+                "relevo_vault_collected_bytes_total",
+                &self.collected_bytes,
+                "Bytes of packs freed by collection.",
+            ),
+            counter(
+                "relevo_vault_packs_retired_total",
+                &self.packs_retired,
+                "Packs retired by collection.",
+            ),
+            counter(
+                "relevo_vault_rewritten_bytes_total",
+                &self.rewritten_bytes,
+                "Bytes copied by collection to free others.",
+            ),
+            counter(
+                "relevo_vault_quota_refusals_total",
+                &self.quota_refusals,
+                "Puts refused by a quota.",
+            ),
+            family(
+                "relevo_vault_throttled_seconds_total",
+                "counter",
+                "Time that puts were made to wait for their rate.",
+                vec![Value {
+                    labels: Vec::new(),
+                    value: self.throttled_millis.get() as f64 / 1000.0,
+                }],
+            ),
+            family(
+                "relevo_vault_audit_entries",
+                "gauge",
+                "Entries of the audit log.",
+                Value::plain(self.audit_entries.get()),
+            ),
+            counter(
+                "relevo_vault_audit_failures_total",
+                &self.audit_failures,
+                "Entries that the audit log could not take.",
+            ),
+        ]
+    }
+}
+
+/// As Prometheus reads it: its text format, version 0.0.4.
+pub fn text(families: &[Family]) -> String {
+    let mut text = String::new();
+    for family in families {
+        let (name, kind) = (family.name, family.kind);
+        // Writing to memory does not fail.
+        let _ = writeln!(text, "# HELP {name} {}\n# TYPE {name} {kind}", family.help);
+        for value in &family.values {
+            text.push_str(name);
+            let labels: Vec<String> = value
+                .labels
+                .iter()
+                .map(|(label, is)| format!("{label}=\"{}\"", escape(is)))
+                .collect();
+            if !labels.is_empty() {
+                let _ = write!(text, "{{{}}}", labels.join(","));
+            }
+            let _ = writeln!(text, " {}", value.value);
+        }
+    }
+    text
+}
+
+fn escape(label: &str) -> String {
+    label
+        .replace('\\', "\\\\")
+        .replace('"', "\\\"")
+        .replace('\n', "\\n")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn requests_count_by_kind_result_and_code() {
+        let metrics = Metrics::default();
+        metrics.request(Kind::Get, &Ok(()));
+        let refused = Refusal::new(RefusalCode::Quota, "full", "less");
+        metrics.refusal(refused.code);
+        metrics.request(Kind::Put, &Err::<(), _>(refused));
+        let held = metrics.connections.hold();
+        let text_now = text(&metrics.families());
+        for line in [
+            "# TYPE relevo_vault_requests_total counter",
+            "relevo_vault_requests_total{kind=\"get\",result=\"answered\"} 1",
+            "relevo_vault_requests_total{kind=\"put\",result=\"refused\"} 1",
+            "relevo_vault_refusals_total{code=\"quota\"} 1",
+            "relevo_vault_connections 1",
+        ] {
+            assert!(text_now.lines().any(|l| l == line), "{line}\n{text_now}");
+        }
+        drop(held);
+        assert_eq!(metrics.connections.get(), 0);
+    }
+
+    /// Guards the scraper: one bad line and Prometheus drops all of them.
+    #[test]
+    fn names_are_unique_and_labels_are_escaped() {
+        let families = Metrics::default().families();
+        let mut names: Vec<_> = families.iter().map(|f| f.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), families.len());
+        for family in &families {
+            let total = family.name.ends_with("_total");
+            assert_eq!(total, family.kind == "counter", "{}", family.name);
+        }
+        let odd = Family {
+            name: "n",
+            help: "h",
+            kind: "gauge",
+            values: vec![Value::labelled("l", "a\"\\\nb", 1)],
+        };
+        assert!(text(&[odd]).ends_with("n{l=\"a\\\"\\\\\\nb\"} 1\n"));
+    }
+}
