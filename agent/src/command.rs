@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::AgentError;
 use crate::backup::BackupRun;
 use crate::disk::{Disk, DiskArgument};
-use crate::enroll::{EnrollRequest, enroll};
+use crate::enroll::{EnrollRequest, enroll, renewed};
 use crate::inventory;
 use crate::pipeline::Counters;
 use crate::progress;
@@ -212,7 +212,8 @@ fn run_backup(args: BackupArgs) -> Result<(), AgentError> {
         stop.on_signals()
             .map_err(|e| AgentError::Internal(e.to_string()))?;
         let progress = progress::show(size, &counters);
-        let done = run.run(&VaultDial(&enrolled.enrollment)).await;
+        let enrollment = renewed(&state, enrolled.enrollment).await;
+        let done = run.run(&VaultDial(&enrollment)).await;
         drop(progress);
         let (report, link) = done?;
         warn_if_clocks_differ(link.clock_ahead());

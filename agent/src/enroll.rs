@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use relevo_wire::client;
-use relevo_wire::enrollment::Token;
+use relevo_wire::client::{self, Renewal};
+use relevo_wire::enrollment::{Enrollment, Token};
 use relevo_wire::key::SealingKeys;
 use relevo_wire::{ServerId, Timestamp};
 use serde::Serialize;
@@ -68,6 +68,24 @@ pub async fn enroll(state: &StateDir, request: EnrollRequest) -> Result<EnrollRe
         vault: enrollment.vault,
         expires: enrollment.expires,
     })
+}
+
+/// The enrolment to connect with: a new one in the file's place when less than half of the
+/// certificate's time was left, else the same. A renewal that fails is a warning until the old
+/// certificate expires, since every run tries again.
+pub async fn renewed(state: &StateDir, enrollment: Enrollment) -> Enrollment {
+    match client::renew_when_due(&enrollment, &state.enrollment()).await {
+        Renewal::NotDue => enrollment,
+        Renewal::Renewed(renewed) => {
+            tracing::info!(expires = %renewed.expires, "certificate renewed");
+            renewed
+        }
+        Renewal::Failed(reason) => {
+            let expires = enrollment.expires;
+            tracing::warn!("the certificate, good until {expires}, was not renewed: {reason}");
+            enrollment
+        }
+    }
 }
 
 /// Copies the keys into the state directory. True when they were not there yet.

@@ -6,6 +6,7 @@
 //! STATE/runs/SERVER/      one directory per recovered server (see `failover`)
 //! ```
 
+mod renewal;
 mod select;
 
 use std::os::unix::fs::DirBuilderExt;
@@ -184,6 +185,7 @@ impl Site {
 
     /// Connects to the vault.
     pub fn connect(&self, patience: Patience) -> Result<Arc<VaultLink>, Failure> {
-        VaultLink::connect(self.enrollment.clone(), patience)
+        let enrollment = renewal::renewed(&self.enrollment, &self.state.join(ENROLLMENT));
+        VaultLink::connect(enrollment, patience)
     }
 }

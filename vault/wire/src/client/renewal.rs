@@ -2,12 +2,18 @@
 //! new key.
 
 use std::path::Path;
+use std::time::Duration;
+
+use tokio::time::timeout;
 
 use super::{ClientError, VaultConnection, unexpected};
 use crate::enrollment::{Enrollment, EnrollmentError};
 use crate::identity::Applicant;
 use crate::message::{Request, Response};
 use crate::time::Timestamp;
+
+/// How long a renewal may hold up what is to be done besides.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What [`renew_when_due`] did.
 #[derive(Debug)]
@@ -68,9 +74,10 @@ pub async fn renew_when_due(enrollment: &Enrollment, file: &Path) -> Renewal {
         Ok(_) => {}
         Err(error) => return Renewal::Failed(error.to_string()),
     }
-    let renewed = match renew(enrollment).await {
-        Ok(renewed) => renewed,
-        Err(error) => return Renewal::Failed(error.to_string()),
+    let renewed = match timeout(PATIENCE, renew(enrollment)).await {
+        Ok(Ok(renewed)) => renewed,
+        Ok(Err(error)) => return Renewal::Failed(error.to_string()),
+        Err(_) => return Renewal::Failed("the vault did not answer".into()),
     };
     match renewed.replace(file) {
         Ok(()) => Renewal::Renewed(renewed),
