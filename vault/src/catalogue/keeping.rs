@@ -101,11 +101,11 @@ impl Catalogue {
     pub fn locked_points(&self, now: VaultTime) -> Result<Vec<LockedPoint>, StoreError> {
         let mut query = self.db.prepare_cached(
             "SELECT t.id, p.server, coalesce(s.name, lower(hex(p.server))), p.id, p.taken,
-                    max(p.locked, coalesce(l.until, 0)) AS until
+                    max(p.locked, coalesce(l.until, 0)) AS ends
              FROM points p JOIN tenants t ON t.number = p.tenant
              LEFT JOIN servers s ON s.tenant = p.tenant AND s.id = p.server
              LEFT JOIN locks l ON l.tenant = p.tenant AND l.point = p.id
-             WHERE until > ?1 ORDER BY until, p.taken",
+             WHERE ends > ?1 ORDER BY ends, p.taken",
         )?;
         let rows = query.query_map([now.as_millis() as i64], |row| {
             Ok(LockedPoint {

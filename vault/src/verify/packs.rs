@@ -181,7 +181,7 @@ fn check_gap(
     Ok(())
 }
 
-/// Each intact entry must be in the catalogue.
+/// Each intact entry must be in the catalogue, but for points that were deleted.
 fn compare(
     catalogue: &Catalogue,
     pack: PackId,
@@ -196,6 +196,7 @@ fn compare(
             Some(Record::Point(point)) => {
                 if let Ok(public) = point.manifest.public()
                     && catalogue.point(pack.tenant, public.point)?.is_none()
+                    && !catalogue.was_deleted(pack.tenant, public.point)?
                 {
                     unlisted += 1;
                 }
