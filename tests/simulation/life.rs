@@ -3,12 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use relevo_vault::record::{DeletionRecord, Record};
-use relevo_wire::Timestamp;
 use tokio::time::sleep;
 
 use crate::hostile;
-use crate::machine::End;
+use crate::machine::{CatalogueFate, End};
 use crate::promises::State;
 use crate::server::{Ended, back_up};
 use crate::site::Site;
@@ -53,13 +51,16 @@ async fn turn(world: &Arc<World>) {
         world.machine.snapshot();
     }
     let count = world.servers.len() as u64;
-    match world.roll(12) {
+    match world.roll(18) {
         0..=4 => spawn_backup(world, world.roll(count) as usize),
         5 | 6 => (0..world.servers.len()).for_each(|at| spawn_backup(world, at)),
-        7 => delete(world),
-        8 if world.fates.hostile => hostile::attack(world),
-        9 if world.fates.rot => world.rot_and_see(),
-        10 => world.jump_clock(),
+        7..=9 => world.delete(),
+        10 => world.hold(),
+        11 => world.lock(),
+        12 => world.wait().await,
+        13 if world.fates.hostile => hostile::attack(world),
+        14 if world.fates.rot => world.rot_and_see(),
+        15 => world.jump_clock(),
         _ => {
             let at = world.roll(count) as usize;
             if world.once_in(3) {
@@ -94,44 +95,6 @@ fn spawn_backup(world: &Arc<World>, at: usize) {
     });
 }
 
-/// Deletes a point as the vault's own commands do.
-fn delete(world: &Arc<World>) {
-    let standing = world.promises().standing();
-    if standing.is_empty() || !world.machine.is_up() {
-        return;
-    }
-    let point = standing[world.roll(standing.len() as u64) as usize];
-    world.tick();
-    let (tenant, server) = {
-        let mut promises = world.promises();
-        let Some(promise) = promises.points.get_mut(&point) else {
-            return;
-        };
-        promise.state = State::DeletionAsked;
-        let server = &world.servers[promise.server];
-        (world.tenants[server.tenant].keys.sealing.tenant, server.id)
-    };
-    let record = Record::Deletion(DeletionRecord {
-        point,
-        server,
-        deleted: Timestamp::now(),
-        by: "simulation".into(),
-        reason: "dice".into(),
-        highest: u32::MAX,
-    });
-    let done = world
-        .machine
-        .with(move |vault| vault.store().append_blocking(tenant, vec![record]));
-    let done = done.is_some_and(|done| done.is_ok()) && !world.machine.disk.is_down();
-    world.note(format_args!("point {point} is deleted: {done}"));
-    if done && let Some(promise) = world.promises().points.get_mut(&point) {
-        promise.state = State::Deleted;
-    }
-    if world.machine.disk.is_down() {
-        world.vault_fell();
-    }
-}
-
 impl World {
     /// Damages packs, and starts the vault without its catalogue: all is looked at anew.
     fn rot_and_see(self: &Arc<Self>) {
@@ -157,10 +120,9 @@ async fn end(world: &Arc<World>) {
     if damaged {
         // Going on without what is damaged is the administrator's word.
         world.machine.disk.mend();
-        world.machine.end(End::PowerCut);
-        world.machine.lose_catalogue();
     }
-    world.start_again(End::PowerCut, false);
+    let lost = damaged.then_some(CatalogueFate::Lost);
+    world.start_again(End::PowerCut, lost, false);
     for at in 0..world.servers.len() {
         let world = world.clone();
         world.clone().spawn(async move {

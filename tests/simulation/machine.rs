@@ -2,10 +2,14 @@
 //! started again.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
+use relevo_vault::clock::BootClock;
 use relevo_vault::ingest::Peer;
 use relevo_vault::ledger::Finding;
+use relevo_vault::settings::{Immutability, Settings, SettingsWatch};
 use relevo_vault::store::Store;
 use relevo_vault::volume::simulated::{Dice, Fault, SimulatedDisk};
 use relevo_wire::VaultId;
@@ -24,8 +28,37 @@ pub struct Machine {
     id: VaultId,
     dir: tempfile::TempDir,
     roll_at: u64,
+    settings: Settings,
+    /// What its kernel tells of the time since it was started.
+    pub boot: Arc<Boot>,
     aside: Aside,
     state: Mutex<State>,
+}
+
+/// The time since the machine was started, which only its power cut sets back.
+#[derive(Default)]
+pub struct Boot {
+    now: AtomicU64,
+    begun: AtomicU64,
+}
+
+impl Boot {
+    /// The world's time goes on.
+    pub fn set(&self, now: u64) {
+        self.now.store(now, Ordering::Relaxed);
+    }
+
+    fn begin(&self) {
+        let now = self.now.load(Ordering::Relaxed);
+        self.begun.store(now, Ordering::Relaxed);
+    }
+}
+
+impl BootClock for Boot {
+    fn since_boot(&self) -> Duration {
+        let now = self.now.load(Ordering::Relaxed);
+        Duration::from_millis(now - self.begun.load(Ordering::Relaxed))
+    }
 }
 
 struct State {
@@ -57,7 +90,7 @@ pub enum CatalogueFate {
 
 impl Machine {
     /// An empty one. `roll_at`: packs begin anew at this size.
-    pub fn new(seed: u64, roll_at: u64) -> Self {
+    pub fn new(seed: u64, roll_at: u64, locked_days: u16) -> Self {
         let memory = std::path::Path::new("/dev/shm");
         let dir = match memory.is_dir() {
             true => tempfile::tempdir_in(memory),
@@ -68,6 +101,11 @@ impl Machine {
             id: VaultId::random(),
             dir: dir.unwrap(),
             roll_at,
+            settings: Settings {
+                immutability: Immutability { days: locked_days },
+                ..Settings::default()
+            },
+            boot: Arc::default(),
             aside: Aside::new(),
             state: Mutex::new(State {
                 vault: None,
@@ -134,7 +172,10 @@ impl Machine {
     pub fn end(&self, end: End) {
         match end {
             End::Killed => self.disk.kill(),
-            End::PowerCut => self.disk.crash(),
+            End::PowerCut => {
+                self.disk.crash();
+                self.boot.begin();
+            }
         }
     }
 
@@ -145,13 +186,14 @@ impl Machine {
                 self.disk.plan(dice.roll(12), Fault::Crash);
             }
             let (disk, id, path) = (self.disk.clone(), self.id, self.catalogue());
-            let roll_at = self.roll_at;
+            let (roll_at, boot) = (self.roll_at, self.boot.clone());
+            let settings = Arc::new(SettingsWatch::fixed(self.settings.clone()));
             let opened = self.aside.run(move || {
-                let opened = Store::open_rolling(disk, id, &path, roll_at);
+                let opened = Store::open_timed(disk, id, &path, roll_at, Some(boot));
                 opened.map(|(store, findings)| {
                     let authority = Authority::from_der(Vec::new(), Vec::new());
                     (
-                        Arc::new(SimulatedVault::new(id, store, authority)),
+                        Arc::new(SimulatedVault::new(id, store, authority).with_settings(settings)),
                         findings,
                     )
                 })
@@ -193,9 +235,13 @@ impl Machine {
     }
 
     /// What an end leaves of the catalogue.
-    pub fn age_catalogue(&self, dice: &mut Dice) -> CatalogueFate {
+    pub fn age_catalogue(&self, dice: &mut Dice, fate: Option<CatalogueFate>) -> CatalogueFate {
         let snapshots = self.state().snapshots;
         match dice.roll(6) {
+            _ if fate == Some(CatalogueFate::Lost) => {
+                self.lose_catalogue();
+                CatalogueFate::Lost
+            }
             0 => {
                 self.lose_catalogue();
                 CatalogueFate::Lost

@@ -10,7 +10,7 @@
 //!
 //! * [`world`], [`life`]: what is there, and what happens. [`check`], [`promises`]: what must hold.
 //! * [`machine`], [`serve`], [`network`]: the vault's end, the agent's end, the line between.
-//! * [`server`], [`image`], [`site`], [`hostile`]: who takes part.
+//! * [`server`], [`image`], [`site`], [`hostile`], [`keeping`]: who takes part.
 //! * [`run`]: seeds by the thousand, on all processors.
 //!
 //! `--seeds N` lives so many worlds, `--from S` begins there, `--seed S` lives one, `--trace`
@@ -22,6 +22,7 @@ mod aside;
 mod check;
 mod hostile;
 mod image;
+mod keeping;
 mod life;
 mod machine;
 mod network;

@@ -20,6 +20,17 @@ pub enum State {
     Deleted,
 }
 
+/// What is known of a hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hold {
+    /// There is none.
+    Free,
+    /// There is one.
+    Held,
+    /// It was asked for or released, of which no answer is known.
+    Unknown,
+}
+
 /// A recovery point as the world knows it.
 #[derive(Clone)]
 pub struct Promise {
@@ -29,6 +40,10 @@ pub struct Promise {
     pub image: Arc<Vec<Image>>,
     /// What was said.
     pub state: State,
+    /// Whether it is held.
+    pub held: Hold,
+    /// Its lock does not end sooner, in the world's milliseconds; 0 when none was asked for.
+    pub locked_until: u64,
 }
 
 /// All points that were ever asked for, and what was done to the disk beside crashes.

@@ -12,14 +12,14 @@ use relevo_wire::frame;
 use relevo_wire::key::OpeningKeys;
 use relevo_wire::manifest::SealedManifest;
 use relevo_wire::message::Request;
-use relevo_wire::{SiteId, Timestamp};
+use relevo_wire::{SiteId, TenantId, Timestamp};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
 use crate::image::Image;
-use crate::machine::{End, Machine};
+use crate::machine::{CatalogueFate, End, Machine};
 use crate::network::{Line, Weather};
-use crate::promises::{Promise, Promises, State};
+use crate::promises::{Hold, Promise, Promises, State};
 use crate::server::Server;
 use crate::trace::Trace;
 
@@ -47,6 +47,15 @@ pub struct Fates {
     pub rot: bool,
     /// Somebody with a valid certificate lies.
     pub hostile: bool,
+    /// Points are locked from their commit on.
+    pub locked_days: u64,
+}
+
+impl Tenant {
+    /// Its id.
+    pub fn id(&self) -> TenantId {
+        self.keys.sealing.tenant
+    }
 }
 
 /// The world.
@@ -95,9 +104,10 @@ impl World {
             failures: dice.once_in(3),
             rot: dice.once_in(8),
             hostile: dice.once_in(3),
+            locked_days: u64::from(dice.once_in(5)),
         };
         let roll_at = [24, 60, 200, 1000][dice.roll(4) as usize] << 10;
-        let machine = Machine::new(seed, roll_at);
+        let machine = Machine::new(seed, roll_at, fates.locked_days as u16);
         let tenants: Vec<Tenant> = (0..1 + dice.roll(2))
             .map(|_| Tenant {
                 keys: OpeningKeys::generate().unwrap(),
@@ -196,6 +206,11 @@ impl World {
         Peer::Agent(self.tenants[server.tenant].keys.sealing.tenant, server.id)
     }
 
+    /// The world's time in milliseconds, which goes by in whatever state the vault is.
+    pub fn now(&self) -> u64 {
+        self.begun.elapsed().as_millis() as u64
+    }
+
     /// How bad the lines are now.
     pub fn weather(&self) -> Weather {
         match self.state.lock().unwrap().calm {
@@ -227,7 +242,8 @@ impl World {
             state.deliveries < 50_000,
             "the world does not come to an end"
         );
-        let now = BEGIN + self.begun.elapsed().as_millis() as i64 + state.clock_off;
+        self.machine.boot.set(self.now());
+        let now = BEGIN + self.now() as i64 + state.clock_off;
         relevo_wire::simulation::set_clock(Timestamp::from_millis(now));
     }
 
@@ -269,6 +285,11 @@ impl World {
             server,
             image: image.clone(),
             state: State::Asked,
+            held: Hold::Free,
+            locked_until: match self.fates.locked_days {
+                0 => 0,
+                days => self.now() + days * 86_400_000,
+            },
         };
         self.promises().points.entry(point).or_insert(asked);
     }
@@ -311,17 +332,17 @@ impl World {
         let world = self.clone();
         self.spawn(async move {
             sleep(pause).await;
-            world.start_again(end, true);
+            world.start_again(end, None, true);
         });
     }
 
     /// Starts a vault that fell, and looks whether all that was promised is there.
-    pub fn start_again(self: &Arc<Self>, end: End, faults: bool) {
+    pub fn start_again(self: &Arc<Self>, end: End, fate: Option<CatalogueFate>, faults: bool) {
         self.tick();
         self.machine.disk.set_room(None);
         self.machine.end(end);
         let mut dice = self.dice().clone();
-        let fate = self.machine.age_catalogue(&mut dice);
+        let fate = self.machine.age_catalogue(&mut dice, fate);
         let findings = self.machine.start(&mut dice, faults);
         *self.dice() = dice;
         let mut shown: Vec<String> = findings.iter().map(|f| f.to_string()).collect();
