@@ -9,6 +9,7 @@ use super::Catalogue;
 use crate::clock::VaultTime;
 use crate::error::StoreError;
 use crate::retention::Candidate;
+use crate::volume::PackId;
 
 /// A server with its recovery points, as a policy judges them.
 #[derive(Clone, Debug)]
@@ -51,6 +52,17 @@ pub struct PointPlace {
     pub length: u32,
     /// Of which server it is.
     pub server: ServerId,
+}
+
+/// Where the furthest clock entry of a pack is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClockPlace {
+    /// Which pack.
+    pub pack: PackId,
+    /// Where the entry begins.
+    pub offset: u64,
+    /// What it says.
+    pub time: VaultTime,
 }
 
 /// What the last clock entry of a tenant says of the audit log.
@@ -141,6 +153,49 @@ impl Catalogue {
             .prepare_cached("SELECT coalesce(max(time), 0) FROM clocks")?
             .query_row([], |row| row.get(0))?;
         Ok(VaultTime::from_millis(u64::try_from(time).unwrap_or(0)))
+    }
+
+    /// Notes where a clock entry is: of each pack the furthest.
+    pub(super) fn place_clock(
+        &self,
+        tenant: i64,
+        number: u32,
+        offset: u64,
+        time: VaultTime,
+    ) -> Result<(), StoreError> {
+        self.db
+            .prepare_cached(
+                "INSERT INTO clock_places VALUES (?1, ?2, ?3, ?4)
+                 ON CONFLICT DO UPDATE SET offset = ?3, time = ?4 WHERE time <= ?4",
+            )?
+            .execute(params![
+                tenant,
+                number,
+                offset as i64,
+                time.as_millis() as i64
+            ])?;
+        Ok(())
+    }
+
+    /// Where the clock entries of packs are that are not retired, the furthest first.
+    pub fn clock_places(&self) -> Result<Vec<ClockPlace>, StoreError> {
+        let mut query = self.db.prepare_cached(
+            "SELECT t.id, c.pack, c.offset, c.time FROM clock_places c
+             JOIN tenants t ON t.number = c.tenant
+             WHERE NOT EXISTS (
+               SELECT 1 FROM retired r WHERE r.tenant = c.tenant AND r.number = c.pack)
+             ORDER BY c.time DESC, c.pack DESC",
+        )?;
+        let rows = query.query_map([], |row| {
+            let tenant = TenantId::from_bytes(row.get(0)?);
+            let number = row.get(1)?;
+            Ok(ClockPlace {
+                pack: PackId { tenant, number },
+                offset: row.get::<_, i64>(2)? as u64,
+                time: VaultTime::from_millis(row.get::<_, i64>(3)? as u64),
+            })
+        })?;
+        Ok(rows.collect::<Result<_, _>>()?)
     }
 
     /// What the tenant's last clock entry says of the audit log.

@@ -27,7 +27,7 @@ use crate::volume::PackId;
 
 pub use chunks::{ChunkState, Located};
 pub use healing::{Entry, EntryContent};
-pub use keeping::{AuditAnchor, LockedPoint, PointPlace, ServerPoints};
+pub use keeping::{AuditAnchor, ClockPlace, LockedPoint, PointPlace, ServerPoints};
 pub use listing::Image;
 pub use people::Enrolled;
 pub use references::PackUse;
@@ -105,6 +105,10 @@ CREATE TABLE locks (
 CREATE TABLE clocks (
     tenant INTEGER PRIMARY KEY, time INTEGER NOT NULL, wall INTEGER NOT NULL,
     audit_entries INTEGER NOT NULL, audit_head BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE clock_places (
+    tenant INTEGER NOT NULL, pack INTEGER NOT NULL, offset INTEGER NOT NULL,
+    time INTEGER NOT NULL,
+    PRIMARY KEY (tenant, pack)) WITHOUT ROWID;
 CREATE TABLE tokens (
     hash BLOB PRIMARY KEY, role TEXT NOT NULL, tenant BLOB, created INTEGER NOT NULL,
     expires INTEGER NOT NULL, used INTEGER) WITHOUT ROWID;

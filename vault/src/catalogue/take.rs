@@ -58,6 +58,10 @@ impl Catalogue {
                     }
                 }
                 Record::Point(point) => self.take_point(tenant, pack, *offset, point)?,
+                Record::Clock(clock) => {
+                    self.take_governance(tenant, record)?;
+                    self.place_clock(tenant, pack.number, *offset, clock.time)?;
+                }
                 other => self.take_governance(tenant, other)?,
             }
         }

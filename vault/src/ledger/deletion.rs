@@ -5,13 +5,11 @@
 use relevo_wire::{PointId, ServerId, TenantId, Timestamp};
 use serde::Serialize;
 
-use super::{Ledger, open_pack_header};
-use crate::catalogue::PointPlace;
+use super::Ledger;
 use crate::clock::VaultTime;
 use crate::error::StoreError;
-use crate::pack::{ENTRY_HEADER, EntryHeader, EntryKind};
 use crate::record::{DeletionRecord, Record};
-use crate::volume::{PackId, Volume, read_exact};
+use crate::volume::Volume;
 
 /// A recovery point that somebody wants deleted.
 #[derive(Clone, Debug)]
@@ -63,7 +61,9 @@ impl Kept {
     pub fn remedy(&self) -> &'static str {
         match self {
             Self::Unknown => "'relevo-vault images' lists the recovery points",
-            Self::Locked { .. } => "wait: nobody can shorten a lock; 'relevo-vault locks' lists them",
+            Self::Locked { .. } => {
+                "wait: nobody can shorten a lock; 'relevo-vault locks' lists them"
+            }
             Self::Held { .. } => "'relevo-vault release' ends a hold",
             Self::Latest => "say --even-latest when the server's latest image is to go as well",
             Self::Unreadable { .. } => "run 'relevo-vault verify', then 'relevo-vault rebuild'",
@@ -83,11 +83,7 @@ pub type Deleted = Vec<Result<(), Kept>>;
 
 impl<V: Volume> Ledger<V> {
     /// Deletes those recovery points that may be. When this returns, that is durable.
-    pub fn delete(
-        &mut self,
-        tenant: TenantId,
-        wanted: &[Deletion],
-    ) -> Result<Deleted, StoreError> {
+    pub fn delete(&mut self, tenant: TenantId, wanted: &[Deletion]) -> Result<Deleted, StoreError> {
         self.make_ready()?;
         let highest = self.highest.get(&tenant).copied().unwrap_or(0);
         let deleted = Timestamp::now();
@@ -146,36 +142,5 @@ impl<V: Volume> Ledger<V> {
             return Ok(Err(Kept::Latest));
         }
         Ok(Ok(place.server))
-    }
-
-    /// The lock in a point's own entry.
-    fn lock_in_pack(
-        &self,
-        tenant: TenantId,
-        point: PointId,
-        place: PointPlace,
-    ) -> Result<VaultTime, String> {
-        let number = place.pack;
-        let pack = PackId { tenant, number };
-        let header = open_pack_header(&*self.volume, self.vault, pack)
-            .map_err(|e| e.to_string())?
-            .map_err(|reason| format!("pack {pack}: {reason}"))?;
-        let length = ENTRY_HEADER + place.length as usize;
-        let bytes = read_exact(&*self.volume, pack, place.offset, length)
-            .map_err(|e| format!("pack {pack} at {}: {e}", place.offset))?;
-        let elsewhere = || format!("pack {pack} at {} holds something else", place.offset);
-        let entry = EntryHeader::decode(&bytes, &header.salt, place.offset)
-            .filter(|entry| entry.length == place.length && entry.kind == EntryKind::Point as u8)
-            .ok_or_else(elsewhere)?;
-        let body = bytes.slice(ENTRY_HEADER..);
-        let record = Record::decode(EntryKind::Point, &entry.id, body)?;
-        let Record::Point(record) = record else {
-            return Err(elsewhere());
-        };
-        let public = record.manifest.public().map_err(|e| e.to_string())?;
-        match public.point == point {
-            true => Ok(record.locked.unwrap_or_default()),
-            false => Err(elsewhere()),
-        }
     }
 }

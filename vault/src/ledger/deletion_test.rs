@@ -233,6 +233,33 @@ fn an_altered_catalogue_opens_no_lock_of_the_commit() {
     assert!(is_locked(world.delete(&vault, point)));
 }
 
+/// Guards vault time against the same: only what an entry of a pack says counts.
+#[test]
+fn an_altered_catalogue_moves_no_vault_time() {
+    let mut world = World::new();
+    let vault = world.open("[immutability]\ndays = 1");
+    let point = world.commit(&vault);
+    world.commit(&vault);
+    world.boot.set(HOUR);
+    vault.store().note_clock(None).unwrap();
+    world.boot.set(2 * HOUR);
+    vault.store().note_clock(None).unwrap();
+    drop(vault);
+    for sql in [
+        "UPDATE clocks SET time = 9000000000000",
+        "UPDATE clock_places SET time = 9000000000000",
+        "UPDATE clock_places SET offset = offset - 16",
+    ] {
+        world.alter(sql);
+        let vault = world.open("");
+        assert!(vault.store().vault_time().as_millis() <= 2 * HOUR, "{sql}");
+        assert!(is_locked(world.delete(&vault, point)), "{sql}");
+    }
+    world.lose_catalogue();
+    let vault = world.open("");
+    assert_eq!(vault.store().vault_time().as_millis(), 2 * HOUR);
+}
+
 /// Guards locks that are given later: lengthened only, and back from the packs.
 #[test]
 fn a_lock_can_be_lengthened_and_never_shortened() {

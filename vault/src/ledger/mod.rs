@@ -27,6 +27,7 @@ mod catch_up_test;
 mod deletion;
 #[cfg(test)]
 mod deletion_test;
+mod evidence;
 mod mend;
 
 use std::collections::{HashMap, HashSet};
@@ -115,7 +116,7 @@ impl<V: Volume> Ledger<V> {
 
     /// Vault time by another clock, from where the packs say that it was.
     pub fn set_boot_clock(&mut self, source: Arc<dyn BootClock>) -> Result<(), StoreError> {
-        let start = self.catalogue.vault_time()?;
+        let start = self.proven_vault_time()?;
         self.clock = Arc::new(VaultClock::resume(start, source));
         Ok(())
     }
