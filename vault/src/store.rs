@@ -76,6 +76,7 @@ pub struct Store<V> {
     writer: Mutex<Option<JoinHandle<()>>>,
     clock: Arc<VaultClock>,
     client_reads: AtomicU64,
+    catalogue_reads: AtomicU64,
 }
 
 impl<V: Volume> Store<V> {
@@ -127,6 +128,7 @@ impl<V: Volume> Store<V> {
             writer: Mutex::new(Some(writer)),
             clock,
             client_reads: AtomicU64::new(0),
+            catalogue_reads: AtomicU64::new(0),
         };
         Ok((store, findings))
     }
@@ -245,6 +247,7 @@ impl<V: Volume> Store<V> {
         &self,
         work: impl FnOnce(&Catalogue) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
+        self.catalogue_reads.fetch_add(1, Ordering::Relaxed);
         let free = self.lock_readers().pop();
         let catalogue = match free {
             Some(catalogue) => catalogue,
@@ -256,6 +259,11 @@ impl<V: Volume> Store<V> {
             readers.push(catalogue);
         }
         done
+    }
+
+    /// How often the catalogue was read: tells of a request what time would tell.
+    pub fn catalogue_reads(&self) -> u64 {
+        self.catalogue_reads.load(Ordering::Relaxed)
     }
 
     /// A chunk's bytes, checked.

@@ -5,6 +5,8 @@
 
 mod enrolment;
 mod governing;
+#[cfg(test)]
+mod isolation_test;
 mod peer;
 pub mod permission;
 mod quota;

@@ -191,6 +191,12 @@ impl<V: Volume> Vault<V> {
             kind: "gauge",
             values,
         };
+        families.push(Family {
+            name: "relevo_vault_catalogue_reads_total",
+            help: "Reads of the catalogue.",
+            kind: "counter",
+            values: Value::plain(self.store.catalogue_reads()),
+        });
         families.extend([
             gauge(
                 "relevo_vault_tenant_stored_bytes",

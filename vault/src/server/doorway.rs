@@ -1,8 +1,10 @@
-//! Handshakes under way: thousands that nobody finishes must not keep out those who would.
+//! Those whom nobody knows yet, in a handshake or as applicants: thousands that never finish must
+//! not keep out those who would.
 //!
-//! Beyond [`CROWDED`] half-open connections newcomers show first that packets reach the address
-//! that they name, which costs the vault nothing. Beyond [`HALF_OPEN`] the oldest one of the
-//! address that has most of them makes room: a handshake that means it is over long before.
+//! Beyond [`CROWDED`] handshakes newcomers show first that packets reach the address that they
+//! name, which costs the vault nothing. Beyond [`HALF_OPEN`] handshakes or [`APPLICANTS`] the
+//! oldest one of the address that has most of them makes room: who means it is through long
+//! before.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -14,10 +16,14 @@ use tokio::sync::oneshot;
 pub(super) const CROWDED: usize = 64;
 /// Handshakes at once.
 pub(super) const HALF_OPEN: usize = 256;
+/// Applicants at once.
+pub(super) const APPLICANTS: usize = 64;
 
 /// Those who are in the door.
-#[derive(Default)]
-pub(super) struct Doorway(Mutex<Inside>);
+pub(super) struct Doorway {
+    places: usize,
+    inside: Mutex<Inside>,
+}
 
 #[derive(Default)]
 struct Inside {
@@ -40,11 +46,17 @@ pub(super) struct Place {
 }
 
 impl Doorway {
+    /// With room for so many.
+    pub(super) fn new(places: usize) -> Arc<Self> {
+        let inside = Mutex::default();
+        Arc::new(Self { places, inside })
+    }
+
     /// A place for one more, and what tells it to give up; true when another had to.
     pub(super) fn enter(self: &Arc<Self>, from: IpAddr) -> (Place, oneshot::Receiver<()>, bool) {
         let (evict, evicted) = oneshot::channel();
         let mut inside = self.lock();
-        let full = inside.waiting.len() >= HALF_OPEN;
+        let full = inside.waiting.len() >= self.places;
         if full {
             let mut counts: HashMap<IpAddr, usize> = HashMap::new();
             for waiting in &inside.waiting {
@@ -77,7 +89,7 @@ impl Doorway {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inside> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -98,7 +110,7 @@ mod tests {
     /// Guards who comes from elsewhere, and who has just come, against a flood.
     #[test]
     fn the_oldest_of_the_address_with_most_makes_room() {
-        let doorway = Arc::new(Doorway::default());
+        let doorway = Doorway::new(HALF_OPEN);
         let (honest, flood): (IpAddr, IpAddr) =
             ("10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap());
         let (_mine, mut told, _) = doorway.enter(honest);

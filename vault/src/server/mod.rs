@@ -116,7 +116,8 @@ impl<V: Volume> Server<V> {
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), VaultError> {
         let mut connections = JoinSet::new();
         let presence = Arc::new(Presence::default());
-        let doorway = Arc::new(Doorway::default());
+        let doorway = Doorway::new(doorway::HALF_OPEN);
+        let applicants = Doorway::new(doorway::APPLICANTS);
         let mut renewal = tokio::time::interval(RENEWAL);
         renewal.tick().await;
         tokio::pin!(stop);
@@ -137,6 +138,7 @@ impl<V: Volume> Server<V> {
                         vault: self.vault.clone(),
                         presence: presence.clone(),
                         doorway: doorway.clone(),
+                        applicants: applicants.clone(),
                     };
                     connections.spawn(connection(hall, incoming));
                 }
@@ -203,6 +205,7 @@ struct Hall<V> {
     vault: Arc<Vault<V>>,
     presence: Arc<Presence>,
     doorway: Arc<Doorway>,
+    applicants: Arc<Doorway>,
 }
 
 /// Waits for the handshake, unless it must make room for others.
@@ -217,7 +220,21 @@ async fn shake_hands<V: Volume>(hall: &Hall<V>, incoming: Incoming) -> Option<qu
     let error = tokio::select! {
         done = tokio::time::timeout(HANDSHAKE, incoming) => match done {
             Ok(Ok(connection)) => return Some(connection),
-            Ok(Err(error)) => error.to_string(),
+            Ok(Err(error)) => {
+                if is_bad_certificate(&error) {
+                    let caller = Caller {
+                        peer: Peer::Applicant,
+                        issued: Timestamp::now(),
+                        from: remote.ip().to_string(),
+                    };
+                    let (vault, why) = (hall.vault.clone(), error.to_string());
+                    // Writes to the disk; nobody waits for it.
+                    tokio::task::spawn_blocking(move || {
+                        vault.authentication_failed(&caller, "connect", &why);
+                    });
+                }
+                error.to_string()
+            }
             Err(_) => "the handshake took too long".into(),
         },
         _ = evicted => "it made room for newer ones".into(),
@@ -227,19 +244,31 @@ async fn shake_hands<V: Volume>(hall: &Hall<V>, incoming: Incoming) -> Option<qu
     None
 }
 
+/// Whether the vault's TLS refused a certificate: the alerts of RFC 8446, section 6, that say so,
+/// as QUIC carries them.
+fn is_bad_certificate(error: &quinn::ConnectionError) -> bool {
+    let quinn::ConnectionError::TransportError(error) = error else {
+        return false;
+    };
+    matches!(
+        u64::from(error.code).checked_sub(0x100),
+        Some(42..=46 | 48 | 51 | 116)
+    )
+}
+
 async fn connection<V: Volume>(hall: Hall<V>, incoming: Incoming) {
     let remote = incoming.remote_address();
     let Some(connection) = shake_hands(&hall, incoming).await else {
         return;
     };
-    let (vault, presence) = (hall.vault, hall.presence);
+    let vault = hall.vault;
     let Some((peer, issued)) = identify(&connection) else {
         tracing::warn!(%remote, "a certificate without an identity");
         vault.metrics().connections_refused.increment();
         connection.close(1u32.into(), b"the certificate names no identity");
         return;
     };
-    let Some(_place) = presence.enter(peer) else {
+    let Some(_place) = hall.presence.enter(peer) else {
         tracing::warn!(%remote, %peer, "too many connections of one peer");
         vault.metrics().connections_refused.increment();
         connection.close(2u32.into(), b"too many connections of this peer");
@@ -248,7 +277,7 @@ async fn connection<V: Volume>(hall: Hall<V>, incoming: Incoming) {
     let caller = Caller {
         peer,
         issued,
-        from: remote.to_string(),
+        from: remote.ip().to_string(),
     };
     // Before the first look, so that no revocation falls between.
     let mut revocations = vault.watch_revocations();
@@ -274,15 +303,10 @@ async fn connection<V: Volume>(hall: Hall<V>, incoming: Incoming) {
     let reason = if peer == Peer::Applicant {
         // One request is all that an applicant has; then he is to go.
         connection.set_max_concurrent_bi_streams(1u32.into());
-        match tokio::time::timeout(STALLED, connection.accept_bi()).await {
-            Ok(Ok((send, receive))) => {
-                stream::serve(shared, send, receive).await;
-                tokio::time::timeout(STALLED, connection.closed())
-                    .await
-                    .ok()
-            }
-            Ok(Err(error)) => Some(error),
-            Err(_) => None,
+        let (_place, evicted, _) = hall.applicants.enter(remote.ip());
+        tokio::select! {
+            reason = hear_applicant(shared, &connection) => reason,
+            _ = evicted => None,
         }
     } else {
         loop {
@@ -305,6 +329,23 @@ async fn connection<V: Volume>(hall: Hall<V>, incoming: Incoming) {
     streams.shutdown().await;
     connection.close(0u32.into(), b"done");
     tracing::debug!(%remote, reason = ?reason, "disconnected");
+}
+
+/// The one request of an applicant; why he went.
+async fn hear_applicant<V: Volume>(
+    shared: Arc<Shared<V>>,
+    connection: &quinn::Connection,
+) -> Option<quinn::ConnectionError> {
+    match tokio::time::timeout(STALLED, connection.accept_bi()).await {
+        Ok(Ok((send, receive))) => {
+            stream::serve(shared, send, receive).await;
+            tokio::time::timeout(STALLED, connection.closed())
+                .await
+                .ok()
+        }
+        Ok(Err(error)) => Some(error),
+        Err(_) => None,
+    }
 }
 
 /// Whether a certificate counts no more. What cannot be told is asked again at each request.

@@ -11,8 +11,6 @@ const OF_AN_AGENT: usize = 16;
 const OF_A_SITE: usize = 256;
 /// Connections of one person.
 const OF_A_PERSON: usize = 16;
-/// Connections of all applicants together.
-const OF_APPLICANTS: usize = 64;
 /// Connections of all who are enrolled.
 const OF_ALL: usize = 512;
 
@@ -30,7 +28,8 @@ impl Presence {
     /// A place for one more connection of this peer, unless it has its share.
     pub(super) fn enter(self: &Arc<Self>, peer: Peer) -> Option<Place> {
         let most = match peer {
-            Peer::Applicant => OF_APPLICANTS,
+            // Whom the doorway bounds, all together.
+            Peer::Applicant => usize::MAX,
             Peer::Agent(..) => OF_AN_AGENT,
             Peer::Recovery(..) => OF_A_SITE,
             Peer::Person(..) => OF_A_PERSON,
