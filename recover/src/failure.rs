@@ -2,7 +2,7 @@
 
 use relevo_wire::client::ClientError;
 use relevo_wire::enrollment::EnrollmentError;
-use relevo_wire::key::KeyError;
+use relevo_wire::key::{KeyError, ShareError};
 use relevo_wire::manifest::ManifestError;
 
 use crate::block::BlockError;
@@ -75,7 +75,40 @@ impl From<KeyError> for Failure {
     fn from(error: KeyError) -> Self {
         let remedy = match &error {
             KeyError::Io { .. } => "check the path; 'relevo-recover keygen --out DIR' makes keys",
-            KeyError::Malformed { .. } | KeyError::BadKey => {
+            KeyError::Newer { .. } => "update Relevo at this site",
+            KeyError::Wrapped { .. } | KeyError::NotByPassphrase(_) => {
+                "give --passphrase-file or --recovery-key-file, or name a file in \
+                 RELEVO_PASSPHRASE_FILE; on a terminal you are asked"
+            }
+            KeyError::WrongPassphrase => {
+                "check upper and lower case, the keyboard's layout and blanks, and which key file \
+                 it is for ('relevo-recover keys show'); the recovery key opens it too, if there is one"
+            }
+            KeyError::WrongRecoveryKey { .. } => {
+                "take the paper that bears the id of a recovery key that opens them"
+            }
+            KeyError::Altered => "take another copy of the key file, or its paper",
+            KeyError::Cost { .. } => "take another copy of the key file: no release writes such",
+            KeyError::ShortPassphrase { .. } => {
+                "choose a longer one: five random words, for instance"
+            }
+            KeyError::Typed(_) => "compare that line with the paper and type it again",
+            KeyError::Share(ShareError::TooFew { .. }) => "ask further officers for theirs",
+            KeyError::Share(ShareError::BadSplit { .. }) => {
+                "split it 2 of 3 or 3 of 5, for instance"
+            }
+            KeyError::Share(_) => "leave that one out, and take another share of the same set",
+            KeyError::NotAPaper => {
+                "type the lines of the paper with the keys; those of recovery keys and shares go \
+                 into --recovery-key-file"
+            }
+            KeyError::Malformed { .. }
+            | KeyError::NoWrapping
+            | KeyError::Generations(_)
+            | KeyError::NoSecrets
+            | KeyError::Disordered
+            | KeyError::NotAPair
+            | KeyError::BadKey => {
                 "give the opening-keys.toml that 'relevo-recover keygen' wrote, or its backup"
             }
         };

@@ -10,7 +10,8 @@
 //!
 //! Parts of reading and running:
 //!
-//! - [`site`]: enrolment, keys, choosing server and point; [`image`]: a recovery point as a disk;
+//! - [`site`]: enrolment, choosing server and point; [`keys`]: opening keys, locked and on paper;
+//! - [`image`]: a recovery point as a disk, from a vault or from its packs;
 //! - [`restore`]: back into a file or device; [`overlay`]: what a recovered server writes;
 //! - [`serve_disk`]: vhost-user-blk and NBD; [`network`]: namespaces, taps, published ports;
 //! - [`failover`]: all of it, one command; [`command`]: the command line.
@@ -29,6 +30,7 @@ pub mod failover;
 pub mod failure;
 pub mod filesystem;
 pub mod image;
+pub mod keys;
 pub mod network;
 pub mod overlay;
 pub mod plan;

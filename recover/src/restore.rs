@@ -10,8 +10,8 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use relevo_wire::ChunkId;
 use relevo_wire::index::{Extent, SPAN};
@@ -29,8 +29,28 @@ const IN_FLIGHT: usize = 16;
 /// What file systems allocate by, in bytes.
 const BLOCK: usize = 4096;
 
+/// How a restore is done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Manner {
+    /// Overwrite what exists: a file with content, a device that is in use.
+    pub force: bool,
+    /// Write zeros where data cannot be had, and go on.
+    pub salvage: bool,
+}
+
+/// Bytes of the disk that could not be had.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Damage {
+    /// Where they begin.
+    pub offset: u64,
+    /// How many.
+    pub length: u64,
+    /// Why.
+    pub reason: String,
+}
+
 /// What a restore wrote.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Restored {
     /// Size of the disk in bytes.
     pub disk_bytes: u64,
@@ -38,6 +58,8 @@ pub struct Restored {
     pub data_bytes: u64,
     /// Bytes of zeros: holes in a file, zeros on a device.
     pub zero_bytes: u64,
+    /// What is zeros because it could not be had, in the order of the disk; only when salvaging.
+    pub damaged: Vec<Damage>,
 }
 
 /// Progress of a restore, read from another thread.
@@ -49,25 +71,38 @@ pub struct Progress {
     pub cancelled: AtomicBool,
 }
 
-/// Restores `disk` to `to`. Without `force` nothing that exists is overwritten: no file with
+/// One restore under way.
+struct Job {
+    spans: Spans,
+    target: Target,
+    salvage: bool,
+    damaged: Mutex<Vec<Damage>>,
+}
+
+/// Restores `disk` to `to`. Unless forced nothing that exists is overwritten: no file with
 /// content, no device that is in use.
 pub fn restore(
     disk: &PointDisk,
     to: &Path,
-    force: bool,
+    manner: Manner,
     progress: &Arc<Progress>,
 ) -> Result<Restored, Failure> {
-    let target = Arc::new(Target::open(to, disk.size(), force)?);
-    let (spans, progress, out) = (disk.spans(), progress.clone(), target.clone());
+    let job = Arc::new(Job {
+        spans: disk.spans(),
+        target: Target::open(to, disk.size(), manner.force)?,
+        salvage: manner.salvage,
+        damaged: Mutex::default(),
+    });
+    let (progress, working) = (progress.clone(), job.clone());
     let result = disk
         .spans()
         .store()
-        .link()
-        .wait_for(write_all(spans, out, progress))
+        .source()
+        .wait_for(write_all(working, progress))
         .and_then(|result| result)
         .and_then(|(data, zeros)| {
             if data + zeros == disk.size() {
-                return target.finish().map(|()| (data, zeros));
+                return job.target.finish().map(|()| (data, zeros));
             }
             let cause = format!("{} of {} bytes were written", data + zeros, disk.size());
             Err(Failure::new(
@@ -76,23 +111,20 @@ pub fn restore(
             ))
         });
     if result.is_err() {
-        target.give_up();
+        job.target.give_up();
     }
     let (data_bytes, zero_bytes) = result?;
     Ok(Restored {
         disk_bytes: disk.size(),
         data_bytes,
         zero_bytes,
+        damaged: job.take_damaged(),
     })
 }
 
-async fn write_all(
-    spans: Spans,
-    target: Arc<Target>,
-    progress: Arc<Progress>,
-) -> Result<(u64, u64), Failure> {
+async fn write_all(job: Arc<Job>, progress: Arc<Progress>) -> Result<(u64, u64), Failure> {
     let mut under_way = JoinSet::new();
-    let result = write_spans(&mut under_way, &spans, &target, &progress).await;
+    let result = write_spans(&mut under_way, &job, &progress).await;
     // After a failure nobody writes to the target any more.
     under_way.shutdown().await;
     result
@@ -100,18 +132,16 @@ async fn write_all(
 
 async fn write_spans(
     under_way: &mut JoinSet<Result<(u64, u64), Failure>>,
-    spans: &Spans,
-    target: &Arc<Target>,
+    job: &Arc<Job>,
     progress: &Progress,
 ) -> Result<(u64, u64), Failure> {
     let (mut data, mut zeros) = (0, 0);
     let mut next = 0;
     loop {
-        while under_way.len() < IN_FLIGHT && next < spans.count() {
-            let (spans, target) = (spans.clone(), target.clone());
-            let span = next;
+        while under_way.len() < IN_FLIGHT && next < job.spans.count() {
+            let (job, span) = (job.clone(), next);
             next += 1;
-            under_way.spawn(async move { write_span(&spans, span, &target).await });
+            under_way.spawn(async move { job.write_span(span).await });
         }
         let Some(done) = under_way.join_next().await else {
             return Ok((data, zeros));
@@ -135,49 +165,89 @@ async fn write_spans(
     }
 }
 
-async fn write_span(spans: &Spans, span: u64, target: &Target) -> Result<(u64, u64), Failure> {
-    let unavailable = |at: u64, reason: Reason| {
-        Failure::new(
-            format!("disk data at offset {at}: {reason}"),
-            "run 'relevo-vault verify' to see what is damaged; choose an older recovery point",
-        )
-    };
-    let start = span * SPAN;
-    let extents = spans
-        .extents(span)
-        .await
-        .map_err(|e| unavailable(start, e))?;
-    let (mut wanted, mut zeros) = (Vec::new(), 0);
-    let mut at = start;
-    for extent in &extents {
-        match extent {
-            Extent::Data { length, chunk } => wanted.push((at, *chunk, *length as usize)),
-            Extent::Zero { length } => {
-                block_in_place(|| target.zero(at, u64::from(*length)))?;
-                zeros += u64::from(*length);
+impl Job {
+    async fn write_span(&self, span: u64) -> Result<(u64, u64), Failure> {
+        let start = span * SPAN;
+        let extents = match self.spans.extents(span).await {
+            Ok(extents) => extents,
+            Err(reason) => {
+                let length = self.spans.length(span);
+                return block_in_place(|| self.unavailable(start, length, &reason));
             }
+        };
+        let (mut wanted, mut zeros) = (Vec::new(), 0);
+        let mut at = start;
+        for extent in &extents {
+            match extent {
+                Extent::Data { length, chunk } => wanted.push((at, *chunk, *length as usize)),
+                Extent::Zero { length } => {
+                    block_in_place(|| self.target.zero(at, u64::from(*length)))?;
+                    zeros += u64::from(*length);
+                }
+            }
+            at += u64::from(extent.length());
         }
-        at += u64::from(extent.length());
+        let ids: Vec<ChunkId> = wanted.iter().map(|(_, chunk, _)| chunk.id).collect();
+        let (mut data, mut failed) = (0, None);
+        self.spans
+            .store()
+            .source()
+            .fetch(&ids, |i, sealed| {
+                let (at, chunk, length) = &wanted[i];
+                let written = match open(sealed, chunk, *length) {
+                    Ok(bytes) => block_in_place(|| self.target.write(*at, &bytes))
+                        .map(|()| (bytes.len() as u64, 0)),
+                    Err(reason) => {
+                        block_in_place(|| self.unavailable(*at, *length as u64, &reason))
+                    }
+                };
+                match written {
+                    Ok((more, zeroed)) => {
+                        data += more;
+                        zeros += zeroed;
+                    }
+                    Err(error) => failed = Some(error),
+                }
+            })
+            .await;
+        match failed {
+            Some(error) => Err(error),
+            None => Ok((data, zeros)),
+        }
     }
-    let ids: Vec<ChunkId> = wanted.iter().map(|(_, chunk, _)| chunk.id).collect();
-    let (mut data, mut failed) = (0, None);
-    spans
-        .store()
-        .link()
-        .fetch(&ids, |i, sealed| {
-            let (at, chunk, length) = &wanted[i];
-            let result = open(sealed, chunk, *length)
-                .map_err(|e| unavailable(*at, e))
-                .and_then(|bytes| block_in_place(|| target.write(*at, &bytes)));
-            match result {
-                Ok(()) => data += *length as u64,
-                Err(error) => failed = Some(error),
-            }
-        })
-        .await;
-    match failed {
-        Some(error) => Err(error),
-        None => Ok((data, zeros)),
+
+    /// When salvaging, makes zeros of bytes that cannot be had and notes them; else fails.
+    fn unavailable(
+        &self,
+        offset: u64,
+        length: u64,
+        reason: &Reason,
+    ) -> Result<(u64, u64), Failure> {
+        if !self.salvage {
+            return Err(Failure::new(
+                format!("disk data at offset {offset}: {reason}"),
+                "run 'relevo-vault verify' to see what is damaged; choose an older recovery point, or \
+                 write what is intact with --packs and --salvage",
+            ));
+        }
+        self.target.zero(offset, length)?;
+        let reason = reason.to_string();
+        self.damaged().push(Damage {
+            offset,
+            length,
+            reason,
+        });
+        Ok((0, length))
+    }
+
+    fn damaged(&self) -> MutexGuard<'_, Vec<Damage>> {
+        self.damaged.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take_damaged(&self) -> Vec<Damage> {
+        let mut damaged = std::mem::take(&mut *self.damaged());
+        damaged.sort_by_key(|one| one.offset);
+        damaged
     }
 }
 

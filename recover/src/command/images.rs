@@ -1,4 +1,4 @@
-//! Keys, enrolment, and what is in the vault.
+//! Enrolment, and what is in the vault or its packs.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,35 +9,24 @@ use relevo_wire::Timestamp;
 use relevo_wire::message::PointEntry;
 use serde_json::json;
 
-use super::options::{EnrollArgs, JsonArgs, KeygenArgs, PlanArgs, PointArgs, RestoreArgs};
+use super::access::Access;
+use super::keys::for_state;
+use super::options::{EnrollArgs, InspectArgs, ListArgs, PlanArgs, RestoreArgs};
 use super::words::{bytes, duration, print, print_json, table};
 use crate::cancel::Cancel;
 use crate::failover::preparation::{self, MachineRequest};
 use crate::failure::Failure;
 use crate::image::{Patience, RecoveryPoint};
 use crate::restore;
-use crate::site::{self, Site};
-
-pub fn keygen(args: &KeygenArgs) -> Result<(), Failure> {
-    let files = site::keygen(&args.out)?;
-    if args.json {
-        return print_json(&json!({"opening": files.opening, "sealing": files.sealing}));
-    }
-    print(&format!(
-        "{}\n    opens every image: for recovery sites only. Keep a copy where no disaster reaches it;\n    \
-         without it no image can ever be opened.\n{}\n    seals images and opens none: for the agents.\n",
-        files.opening.display(),
-        files.sealing.display()
-    ))
-}
+use crate::site::Site;
 
 pub fn enroll(state: &Path, args: &EnrollArgs) -> Result<(), Failure> {
     let name = match &args.name {
         Some(name) => name.clone(),
         None => host_name(),
     };
-    let site = Site::enroll(state, &args.vault, &args.token, &args.keys, &name)?;
-    let enrollment = site.enrollment();
+    let keys = for_state(&args.keys, args.wrap, &args.unlock)?;
+    let enrollment = Site::enroll(state, &args.vault, &args.token, &keys, &name)?;
     if args.json {
         return print_json(&json!({
             "vault": enrollment.vault,
@@ -58,8 +47,8 @@ fn host_name() -> String {
     name.nodename().to_string_lossy().into_owned()
 }
 
-pub fn list(state: &Path, args: &JsonArgs) -> Result<(), Failure> {
-    let link = Site::open(state)?.connect(Patience::default())?;
+pub fn list(state: &Path, args: &ListArgs) -> Result<(), Failure> {
+    let link = Access::open(state, &args.source, Patience::default())?.source;
     let mut servers = Vec::new();
     for server in link.servers()? {
         let latest = if server.points > 0 {
@@ -82,7 +71,10 @@ pub fn list(state: &Path, args: &JsonArgs) -> Result<(), Failure> {
                 })
             })
             .collect();
-        return print_json(&json!({ "servers": servers }));
+        return match args.source.packs.is_some() {
+            true => print_json(&json!({ "servers": servers, "damage": link.damage() })),
+            false => print_json(&json!({ "servers": servers })),
+        };
     }
     if servers.is_empty() {
         return print("The vault has no servers yet: enrol an agent with 'relevo-agent enroll'.\n");
@@ -125,13 +117,13 @@ fn point_json(point: &PointEntry) -> serde_json::Value {
     })
 }
 
-pub fn inspect(state: &Path, args: &PointArgs) -> Result<(), Failure> {
-    let site = Site::open(state)?;
-    let link = site.connect(Patience::default())?;
+pub fn inspect(state: &Path, args: &InspectArgs) -> Result<(), Failure> {
+    let Access { source: link, keys } = Access::open(state, &args.source, Patience::default())?;
+    let args = &args.point;
     let server = link.select_server(&args.server)?;
     let selected = link.select_point(&server, &args.point)?;
     let points = link.points(server.id)?;
-    let point = RecoveryPoint::open(&link, site.keys(), selected.manifest.point)?;
+    let point = RecoveryPoint::open(&link, &keys, selected.manifest.point)?;
     let (body, inventory) = (point.body(), point.inventory());
     if args.json {
         let disks: Vec<_> = body
@@ -227,14 +219,15 @@ pub fn inspect(state: &Path, args: &PointArgs) -> Result<(), Failure> {
 
 pub fn restore(state: &Path, args: &RestoreArgs) -> Result<(), Failure> {
     let cancel = cancel_on_signals()?;
-    let site = Site::open(state)?;
-    let link = site.connect(Patience::default())?;
+    let Access { source: link, keys } = Access::open(state, &args.source, Patience::default())?;
     let server = link.select_server(&args.point.server)?;
     let selected = link.select_point(&server, &args.point.point)?;
-    let point = RecoveryPoint::open(&link, site.keys(), selected.manifest.point)?;
+    let point = RecoveryPoint::open(&link, &keys, selected.manifest.point)?;
     let image = point.find_disk(args.disk.as_deref())?;
     let disk = point.disk(image);
 
+    let (force, salvage) = (args.force, args.salvage);
+    let manner = restore::Manner { force, salvage };
     let progress = Arc::new(restore::Progress::default());
     let (flag, closing) = (progress.clone(), link.clone());
     cancel.also(move || {
@@ -253,7 +246,7 @@ pub fn restore(state: &Path, args: &RestoreArgs) -> Result<(), Failure> {
             }
             bar.finish_and_clear();
         });
-        let result = restore::restore(&disk, &args.to, args.force, &progress);
+        let result = restore::restore(&disk, &args.to, manner, &progress);
         ended.store(true, std::sync::atomic::Ordering::Relaxed);
         result
     });
@@ -270,7 +263,7 @@ pub fn restore(state: &Path, args: &RestoreArgs) -> Result<(), Failure> {
     let restored = result?;
     let took = began.elapsed();
     if args.point.json {
-        return print_json(&json!({
+        print_json(&json!({
             "server": server.id,
             "point": point.id(),
             "disk": image.name,
@@ -278,18 +271,42 @@ pub fn restore(state: &Path, args: &RestoreArgs) -> Result<(), Failure> {
             "disk_bytes": restored.disk_bytes,
             "data_bytes": restored.data_bytes,
             "zero_bytes": restored.zero_bytes,
+            "damaged": restored.damaged,
             "duration_ms": took.as_millis() as u64,
-        }));
+        }))?;
+    } else {
+        print(&format!(
+            "{} of {} as of {} is in {}: {}, of which {} are data, in {}\n",
+            image.name,
+            server.name,
+            point.manifest().taken,
+            args.to.display(),
+            bytes(restored.disk_bytes),
+            bytes(restored.data_bytes),
+            duration(took)
+        ))?;
     }
-    print(&format!(
-        "{} of {} as of {} is in {}: {}, of which {} are data, in {}\n",
-        image.name,
-        server.name,
-        point.manifest().taken,
-        args.to.display(),
-        bytes(restored.disk_bytes),
-        bytes(restored.data_bytes),
-        duration(took)
+    whole(&restored, &args.to)
+}
+
+/// Fails when a part of the disk is zeros because it could not be had; says which.
+fn whole(restored: &restore::Restored, to: &Path) -> Result<(), Failure> {
+    if restored.damaged.is_empty() {
+        return Ok(());
+    }
+    for one in &restored.damaged {
+        let end = one.offset + one.length;
+        tracing::warn!("bytes {} to {end} are zeros: {}", one.offset, one.reason);
+    }
+    let lost: u64 = restored.damaged.iter().map(|one| one.length).sum();
+    Err(Failure::new(
+        format!(
+            "{} in {} places of {} could not be had and are zeros",
+            bytes(lost),
+            restored.damaged.len(),
+            to.display()
+        ),
+        "check its file systems before anything uses it",
     ))
 }
 
@@ -310,11 +327,10 @@ pub fn cancel_on_signals() -> Result<Arc<Cancel>, Failure> {
 }
 
 pub fn plan(state: &Path, args: &PlanArgs) -> Result<(), Failure> {
-    let site = Site::open(state)?;
-    let link = site.connect(Patience::default())?;
+    let Access { source: link, keys } = Access::open(state, &args.source, Patience::default())?;
     let server = link.select_server(&args.point.server)?;
     let selected = link.select_point(&server, &args.point.point)?;
-    let point = RecoveryPoint::open(&link, site.keys(), selected.manifest.point)?;
+    let point = RecoveryPoint::open(&link, &keys, selected.manifest.point)?;
     let request = MachineRequest::from(&args.machine);
     // A plan can be made anywhere; without a word from KVM it is for an ordinary host.
     let hardware = preparation::probe_host().map_or(true, |host| host.hardware_virtualization);

@@ -1,6 +1,9 @@
 //! The command line: options in, words or JSON out. What is done is done elsewhere.
 
+mod access;
 mod images;
+mod key_options;
+mod keys;
 mod options;
 mod running;
 mod serving;
@@ -48,7 +51,8 @@ fn log_to_stderr(verbose: u8) {
 fn dispatch(cli: Cli, start: running::Start) -> Result<(), Failure> {
     let state = &site::absolute(&cli.state);
     match cli.command {
-        Command::Keygen(args) => images::keygen(&args),
+        Command::Keygen(args) => keys::keygen(&args),
+        Command::Keys(command) => keys::run(state, &command),
         Command::Enroll(args) => images::enroll(state, &args),
         Command::List(args) => images::list(state, &args),
         Command::Inspect(args) => images::inspect(state, &args),

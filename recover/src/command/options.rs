@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use super::key_options::{KeygenArgs, KeysCommand, UnlockArgs};
 use crate::failover::{Check, MachineRequest, NetworkRequest};
 use crate::network::Publish;
 use crate::serve_disk::nbd::NbdAddress;
@@ -23,6 +24,9 @@ use crate::site::PointSelector;
         relevo-recover plan db1                      what would be done, and why\n  \
         relevo-recover failover db1 --wait-http /    run it now, from the vault\n  \
         relevo-recover stop db1                      end it; what it wrote is kept\n\n\
+        With nothing but the packs and the keys on paper:\n  \
+        relevo-recover keys from-paper paper.txt --out opening-keys.toml\n  \
+        relevo-recover restore db1 --to disk.raw --packs DIR --keys opening-keys.toml\n\n\
         Exit codes: 0 done, 1 failed, 2 wrong usage, 5 this host cannot run virtual machines,\n\
         6 the server did not answer in time, 130 interrupted."
 )]
@@ -41,12 +45,15 @@ pub struct Cli {
 pub enum Command {
     /// Make the keys of a new tenant: one file for recovery, one for the agents
     Keygen(KeygenArgs),
+    /// Print, wrap, rotate and restore keys
+    #[command(subcommand)]
+    Keys(KeysCommand),
     /// Make this host a recovery site of a vault
     Enroll(EnrollArgs),
     /// List servers and their latest recovery points
-    List(JsonArgs),
+    List(ListArgs),
     /// Show a server's recovery points, and one of them in detail
-    Inspect(PointArgs),
+    Inspect(InspectArgs),
     /// Write a disk back to a file or a device, bit for bit
     Restore(RestoreArgs),
     /// Say how a server would be recovered, what would be changed, and why; changes nothing
@@ -73,16 +80,6 @@ pub enum Command {
 }
 
 #[derive(Args, Debug)]
-pub struct KeygenArgs {
-    /// Directory for opening-keys.toml and sealing-keys.toml; existing keys are never replaced
-    #[arg(long, value_name = "DIR")]
-    pub out: PathBuf,
-    /// Print one line of JSON
-    #[arg(long)]
-    pub json: bool,
-}
-
-#[derive(Args, Debug)]
 pub struct EnrollArgs {
     /// The vault's address
     #[arg(long, value_name = "HOST:PORT")]
@@ -93,6 +90,11 @@ pub struct EnrollArgs {
     /// opening-keys.toml of the tenant
     #[arg(long, value_name = "FILE")]
     pub keys: PathBuf,
+    /// Keep wrapped keys wrapped: failover then wants the file that RELEVO_PASSPHRASE_FILE names
+    #[arg(long)]
+    pub wrap: bool,
+    #[command(flatten)]
+    pub unlock: UnlockArgs,
     /// This site's name in the vault [default: the host name]
     #[arg(long)]
     pub name: Option<String>,
@@ -101,11 +103,37 @@ pub struct EnrollArgs {
     pub json: bool,
 }
 
+/// Where images are read from: the vault of this site, unless packs are named.
 #[derive(Args, Debug)]
-pub struct JsonArgs {
+pub struct SourceArgs {
+    /// Read the packs of a vault that is gone: its directory, its 'packs', or a copy of either
+    #[arg(long, value_name = "DIR", requires = "keys")]
+    pub packs: Option<PathBuf>,
+    /// The tenant's opening-keys.toml, with --packs
+    #[arg(long, value_name = "FILE", requires = "packs")]
+    pub keys: Option<PathBuf>,
+    /// With --packs: also show recovery points that were deleted; their chunks may be gone
+    #[arg(long, requires = "packs")]
+    pub include_deleted: bool,
+    #[command(flatten)]
+    pub unlock: UnlockArgs,
+}
+
+#[derive(Args, Debug)]
+pub struct ListArgs {
+    #[command(flatten)]
+    pub source: SourceArgs,
     /// Print one line of JSON
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Args, Debug)]
+pub struct InspectArgs {
+    #[command(flatten)]
+    pub point: PointArgs,
+    #[command(flatten)]
+    pub source: SourceArgs,
 }
 
 #[derive(Args, Debug)]
@@ -124,6 +152,8 @@ pub struct PointArgs {
 pub struct RestoreArgs {
     #[command(flatten)]
     pub point: PointArgs,
+    #[command(flatten)]
+    pub source: SourceArgs,
     /// Which disk, where there are several
     #[arg(long, value_name = "NAME")]
     pub disk: Option<String>,
@@ -133,6 +163,9 @@ pub struct RestoreArgs {
     /// Overwrite a file that is not empty, or a device that is in use
     #[arg(long)]
     pub force: bool,
+    /// With --packs: where data is damaged or missing write zeros, name the place, go on, exit with 1
+    #[arg(long, requires = "packs")]
+    pub salvage: bool,
 }
 
 /// What a plan is made with.
@@ -167,6 +200,8 @@ impl From<&MachineArgs> for MachineRequest {
 pub struct PlanArgs {
     #[command(flatten)]
     pub point: PointArgs,
+    #[command(flatten)]
+    pub source: SourceArgs,
     #[command(flatten)]
     pub machine: MachineArgs,
     /// Also write kernel, initrd and command line to this directory, for another hypervisor
@@ -212,6 +247,8 @@ pub struct FailoverArgs {
 pub struct ExportArgs {
     #[command(flatten)]
     pub point: PointArgs,
+    #[command(flatten)]
+    pub source: SourceArgs,
     /// Where to listen: a loopback ADDRESS:PORT, or unix:PATH
     #[arg(long, value_name = "ADDRESS|unix:PATH")]
     pub nbd: NbdAddress,
@@ -299,6 +336,7 @@ mod tests {
         let page = crate::command::words::manual(Cli::command()).unwrap();
         assert!(page.contains("COMMAND FAILOVER"), "{page}");
         assert!(page.contains("wait\\-http"), "{page}");
+        assert!(page.contains("COMMAND KEYS FROM-PAPER"), "{page}");
         let hidden = page.to_lowercase().contains("serve\\-disk");
         assert!(!hidden, "hidden commands are for this program only");
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 
+use super::access::Access;
 use super::images::cancel_on_signals;
 use super::options::{ExportArgs, PublishArgs, ServeDiskArgs};
 use super::words::{bytes, print, print_json};
@@ -17,15 +18,13 @@ use crate::overlay::Overlay;
 use crate::serve_disk::ServedDisk;
 use crate::serve_disk::nbd::{Export, NbdServer};
 use crate::serve_disk::process::{self, ServeDisks};
-use crate::site::Site;
 
 pub fn export(state: &Path, args: &ExportArgs) -> Result<(), Failure> {
     let cancel = cancel_on_signals()?;
-    let site = Site::open(state)?;
-    let link = site.connect(Patience::Forever)?;
+    let Access { source: link, keys } = Access::open(state, &args.source, Patience::Forever)?;
     let server = link.select_server(&args.point.server)?;
     let selected = link.select_point(&server, &args.point.point)?;
-    let point = RecoveryPoint::open(&link, site.keys(), selected.manifest.point)?;
+    let point = RecoveryPoint::open(&link, &keys, selected.manifest.point)?;
     let (mut exports, mut overlays) = (Vec::new(), Vec::new());
     for (index, image) in point.disks().iter().enumerate() {
         let disk = point.disk(image);

@@ -83,6 +83,24 @@ pub fn table(rows: &[Vec<String>]) -> String {
     text
 }
 
+/// A section for each command below `command`, and for those below these.
+fn sections(command: &clap::Command, above: &str, page: &mut Vec<u8>) -> std::io::Result<()> {
+    let shown = |sub: &&clap::Command| sub.get_name() != "help" && !sub.is_hide_set();
+    for sub in command.get_subcommands().filter(shown) {
+        let title = format!("{above}{}", sub.get_name().to_uppercase());
+        let man = clap_mangen::Man::new(sub.clone());
+        let mut section = Vec::new();
+        man.render_synopsis_section(&mut section)?;
+        man.render_description_section(&mut section)?;
+        man.render_options_section(&mut section)?;
+        page.extend_from_slice(format!(".SH \"COMMAND {title}\"\n").as_bytes());
+        let section = String::from_utf8_lossy(&section).replace(".SH ", ".SS ");
+        page.extend_from_slice(section.as_bytes());
+        sections(sub, &format!("{title} "), page)?;
+    }
+    Ok(())
+}
+
 /// The manual page: one for all commands, each with its options.
 pub fn manual(command: clap::Command) -> Result<String, Failure> {
     let failed =
@@ -94,19 +112,7 @@ pub fn manual(command: clap::Command) -> Result<String, Failure> {
     clap_mangen::Man::new(command.clone())
         .render(&mut page)
         .map_err(failed)?;
-    let shown = |sub: &&clap::Command| sub.get_name() != "help" && !sub.is_hide_set();
-    for sub in command.get_subcommands().filter(shown) {
-        let man = clap_mangen::Man::new(sub.clone());
-        let mut section = Vec::new();
-        man.render_synopsis_section(&mut section)
-            .and_then(|()| man.render_description_section(&mut section))
-            .and_then(|()| man.render_options_section(&mut section))
-            .map_err(failed)?;
-        let title = sub.get_name().to_uppercase();
-        page.extend_from_slice(format!(".SH \"COMMAND {title}\"\n").as_bytes());
-        let section = String::from_utf8_lossy(&section).replace(".SH ", ".SS ");
-        page.extend_from_slice(section.as_bytes());
-    }
+    sections(&command, "", &mut page).map_err(failed)?;
     Ok(String::from_utf8_lossy(&page).into_owned())
 }
 

@@ -68,7 +68,7 @@ impl PointDisk {
         let pieces = self
             .inner
             .store
-            .link()
+            .source()
             .wait_for(async move { inner.pieces(offset, length).await })
             .map_err(|e| unavailable(e.cause))?
             .map_err(|e| unavailable(e.to_string()))?;
@@ -86,7 +86,7 @@ impl PointDisk {
             return;
         };
         let inner = self.inner.clone();
-        self.inner.store.link().handle().spawn(async move {
+        self.inner.store.source().handle().spawn(async move {
             let mut at = from;
             while at < to {
                 let step = (to - at).min(STEP);

@@ -6,7 +6,7 @@ use relevo_wire::index::TreeBuilder;
 use relevo_wire::key::TenantSecret;
 
 use super::*;
-use crate::image::link::VaultLink;
+use crate::image::source::Source;
 
 const SECRET: TenantSecret = TenantSecret::from_bytes([9; 32]);
 /// Two spans and a bit, so that the last one is short.
@@ -30,7 +30,7 @@ fn content() -> Vec<u8> {
 
 /// The disk's image, with every chunk already in a store that could fetch none.
 fn imaged(disk: &[u8]) -> PointDisk {
-    let store = ChunkStore::new(VaultLink::unconnected(), 64 << 20);
+    let store = ChunkStore::new(Source::unconnected(), 64 << 20);
     let put_node = |node: SealedChunk| {
         let opened = Node::open(&CheckedChunk::from(&node), &node.key()).unwrap();
         store.keep_node(node.id(), opened);
@@ -109,11 +109,7 @@ fn several_threads_read_at_once() {
 /// Guards that sequential readers are served ahead, others are not, and never beyond the end.
 #[test]
 fn only_sequential_readers_are_read_ahead_for() {
-    let point = PointDisk::new(
-        ChunkStore::new(VaultLink::unconnected(), 1),
-        None,
-        100 << 20,
-    );
+    let point = PointDisk::new(ChunkStore::new(Source::unconnected(), 1), None, 100 << 20);
     assert_eq!(point.plan_ahead(0, 4096), None);
     assert_eq!(point.plan_ahead(50 << 20, 4096), None);
     assert_eq!(
@@ -133,7 +129,7 @@ fn only_sequential_readers_are_read_ahead_for() {
 /// Guards against an index that lies about lengths.
 #[test]
 fn a_leaf_of_the_wrong_length_is_refused() {
-    let store = ChunkStore::new(VaultLink::unconnected(), 1 << 20);
+    let store = ChunkStore::new(Source::unconnected(), 1 << 20);
     let leaf = Node::Leaf(vec![Extent::Zero { length: 4096 }]).seal(&SECRET);
     let reference = ChunkRef {
         id: leaf.id(),
@@ -167,7 +163,7 @@ fn a_leaf_of_the_wrong_length_is_refused() {
 /// Guards against an index in which two places give one chunk different lengths.
 #[test]
 fn a_chunk_of_two_lengths_is_refused() {
-    let store = ChunkStore::new(VaultLink::unconnected(), 1 << 20);
+    let store = ChunkStore::new(Source::unconnected(), 1 << 20);
     let sealed = Chunk::new(&SECRET, &[7; 4096]).seal(&mut Compressor::new());
     store.keep_data(sealed.id(), &[7; 4096]);
     let chunk = ChunkRef {

@@ -10,9 +10,10 @@ use relevo_wire::chunk::CheckedChunk;
 use relevo_wire::client::{ClientError, VaultConnection};
 use relevo_wire::enrollment::Enrollment;
 use relevo_wire::message::{Request, Response};
-use tokio::runtime::{Handle, Runtime};
+use tokio::runtime::Handle;
 use tokio::time::timeout;
 
+use super::threads::Threads;
 use crate::failure::Failure;
 
 /// Ids in one Get: about one span of the disk, so that its first bytes come soon.
@@ -51,9 +52,7 @@ pub struct VaultLink {
     current: tokio::sync::Mutex<Option<(u64, VaultConnection)>>,
     connections: AtomicU64,
     closing: AtomicBool,
-    handle: Handle,
-    /// Taken out when dropped.
-    runtime: Option<Runtime>,
+    threads: Threads,
 }
 
 impl VaultLink {
@@ -72,22 +71,13 @@ impl VaultLink {
     }
 
     fn new(enrollment: Enrollment, patience: Patience) -> Result<Arc<Self>, Failure> {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .thread_name("vault-link")
-            .enable_all()
-            .build()
-            .map_err(|e| {
-                let cause = format!("no threads for the vault link: {e}");
-                Failure::new(cause, "free some memory")
-            })?;
         Ok(Arc::new(Self {
             enrollment,
             patience,
             current: tokio::sync::Mutex::new(None),
             connections: AtomicU64::new(0),
             closing: AtomicBool::new(false),
-            handle: runtime.handle().clone(),
-            runtime: Some(runtime),
+            threads: Threads::start("vault-link")?,
         }))
     }
 
@@ -134,7 +124,7 @@ impl VaultLink {
 
     /// The runtime on which the link's work is done.
     pub fn handle(&self) -> &Handle {
-        &self.handle
+        self.threads.handle()
     }
 
     /// Runs `future` on the link's runtime and waits for its result.
@@ -142,13 +132,7 @@ impl VaultLink {
         &self,
         future: impl Future<Output = T> + Send + 'static,
     ) -> Result<T, Failure> {
-        let (done, result) = std::sync::mpsc::sync_channel(1);
-        self.handle.spawn(async move {
-            let _ = done.send(future.await);
-        });
-        result
-            .recv()
-            .map_err(|_| Failure::new("the vault link was shut down", "start the command again"))
+        self.threads.wait_for(future)
     }
 
     /// Fetches chunks, in any order and on as many connections as it takes. `each` is given the
@@ -259,14 +243,6 @@ impl VaultLink {
             .await
             .take_if(|(generation, _)| *generation == retry.generation);
         retry.pause(self, error).await
-    }
-}
-
-impl Drop for VaultLink {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
     }
 }
 

@@ -1,12 +1,13 @@
-//! A recovery point in the vault, read like a disk.
+//! A recovery point, read like a disk: from a vault, or from the packs of one that is gone.
 //!
 //! ```text
 //! RecoveryPoint ── open manifest, inventory
 //!   └ PointDisk: BlockRead ── index walk ─► Flights<Node> ┐
-//!                          └─ chunks ────► Flights<data> ─┴► VaultLink ─► vault
+//!                          └─ chunks ────► Flights<data> ─┴► Source ─┬ VaultLink ─► vault
+//!                                                         └ Packs ─► files
 //! ```
 //!
-//! * [`link`]: one connection that comes back by itself, with its own runtime.
+//! * [`source`]: the two; [`link`]: one connection that comes back by itself; [`packs`]: files.
 //! * [`flights`]: a bounded cache in which each key is fetched once, however many wait for it.
 //! * [`store`]: opened nodes and chunks by reference.
 //! * [`disk`]: offsets to chunks, read-ahead.
@@ -15,10 +16,15 @@
 pub mod disk;
 pub mod flights;
 pub mod link;
+pub mod packs;
 pub mod point;
+pub mod source;
 pub mod store;
+pub mod threads;
 
 pub use disk::PointDisk;
 pub use link::{Patience, VaultLink};
+pub use packs::Packs;
 pub use point::RecoveryPoint;
+pub use source::Source;
 pub use store::ChunkStore;

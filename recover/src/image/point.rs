@@ -8,7 +8,7 @@ use relevo_wire::key::OpeningKeys;
 use relevo_wire::manifest::{DiskImage, ManifestBody, PublicManifest};
 
 use super::disk::PointDisk;
-use super::link::VaultLink;
+use super::source::Source;
 use super::store::{ChunkStore, DEFAULT_CACHE};
 use crate::failure::Failure;
 
@@ -25,32 +25,25 @@ pub struct RecoveryPoint {
 
 impl RecoveryPoint {
     /// Fetches and opens the manifest and the inventory.
-    pub fn open(
-        link: &Arc<VaultLink>,
-        keys: &OpeningKeys,
-        point: PointId,
-    ) -> Result<Self, Failure> {
-        Self::open_with_cache(link, keys, point, DEFAULT_CACHE)
+    pub fn open(source: &Arc<Source>, keys: &OpeningKeys, point: PointId) -> Result<Self, Failure> {
+        Self::open_with_cache(source, keys, point, DEFAULT_CACHE)
     }
 
     /// The same, keeping up to `cache` bytes of plaintext in memory.
     pub fn open_with_cache(
-        link: &Arc<VaultLink>,
+        source: &Arc<Source>,
         keys: &OpeningKeys,
         point: PointId,
         cache: usize,
     ) -> Result<Self, Failure> {
-        let (manifest, body) = link.manifest(point)?.open(keys)?;
+        let (manifest, body) = source.manifest(point)?.open(keys)?;
         if manifest.point != point {
             return Err(Failure::new(
-                format!(
-                    "the vault gave recovery point {} for {point}",
-                    manifest.point
-                ),
+                format!("recovery point {} was given for {point}", manifest.point),
                 "run 'relevo-vault verify'",
             ));
         }
-        let store = ChunkStore::new(link.clone(), cache);
+        let store = ChunkStore::new(source.clone(), cache);
         let inventory = read_inventory(&store, &body)?;
         Ok(Self {
             store,
@@ -141,7 +134,7 @@ fn read_inventory(store: &Arc<ChunkStore>, body: &ManifestBody) -> Result<Invent
     }
     let from = store.clone();
     let chunks = store
-        .link()
+        .source()
         .wait_for(async move { from.chunks(&parts).await })?
         .map_err(|e| damaged(e.to_string()))?;
     serde_json::from_slice(&chunks.concat()).map_err(|e| damaged(e.to_string()))

@@ -1,4 +1,4 @@
-//! Opened nodes and chunks of a vault, by reference: fetched when missing, checked, opened
+//! Opened nodes and chunks of a source, by reference: fetched when missing, checked, opened
 //! and kept for a while.
 
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use relevo_wire::client::ClientError;
 use relevo_wire::index::{ChunkRef, Extent, Node, SPAN};
 
 use super::flights::{Claim, Flight, Flights, wait};
-use super::link::VaultLink;
+use super::source::Source;
 
 /// Why a chunk cannot be had, in words.
 pub type Reason = Arc<str>;
@@ -23,24 +23,24 @@ const NODE_CACHE: usize = 32 << 20;
 
 /// The store. Disks of one recovery point share it.
 pub struct ChunkStore {
-    link: Arc<VaultLink>,
+    source: Arc<Source>,
     nodes: Arc<Flights<ChunkId, Arc<Node>, Reason>>,
     data: Arc<Flights<ChunkId, Data, Reason>>,
 }
 
 impl ChunkStore {
     /// Keeps up to `cache` bytes of plaintext.
-    pub fn new(link: Arc<VaultLink>, cache: usize) -> Arc<Self> {
+    pub fn new(source: Arc<Source>, cache: usize) -> Arc<Self> {
         Arc::new(Self {
-            link,
+            source,
             nodes: Flights::new(NODE_CACHE),
             data: Flights::new(cache),
         })
     }
 
-    /// The vault behind it.
-    pub fn link(&self) -> &Arc<VaultLink> {
-        &self.link
+    /// What it fetches from.
+    pub fn source(&self) -> &Arc<Source> {
+        &self.source
     }
 
     /// An opened index node.
@@ -55,7 +55,7 @@ impl ChunkStore {
                 tokio::spawn(async move {
                     let mut flight = Some(flight);
                     store
-                        .link
+                        .source
                         .fetch(&[reference.id], |_, chunk| {
                             let node = chunk.map_err(reason).and_then(|chunk| {
                                 Node::open(&chunk, &reference.key).map_err(|e| e.to_string().into())
@@ -135,7 +135,7 @@ impl ChunkStore {
                 .collect();
             let mut flights: Vec<_> = missing.into_iter().map(Some).collect();
             store
-                .link
+                .source
                 .fetch(&ids, |at, chunk| {
                     if let Some((flight, reference, length)) = flights[at].take() {
                         flight.land(open(chunk, &reference, length).map(Data::from), length);

@@ -2,12 +2,12 @@
 //!
 //! ```text
 //! STATE/enrollment.toml   the site's certificate and the vault's address
-//! STATE/keys.toml         the tenant's keys, private half included
+//! STATE/keys.toml         the tenant's keys, private half included; wrapped if so chosen
 //! STATE/runs/SERVER/      one directory per recovered server (see `failover`)
 //! ```
 
 mod renewal;
-mod select;
+pub(crate) mod select;
 
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -15,10 +15,11 @@ use std::sync::Arc;
 
 use relevo_wire::enrollment::{Enrollment, Token};
 use relevo_wire::identity::Identity;
-use relevo_wire::key::OpeningKeys;
+use relevo_wire::key::{KeyFile, OpeningKeys};
 
 use crate::failure::Failure;
-use crate::image::{Patience, VaultLink};
+use crate::image::{Patience, Source, VaultLink};
+use crate::keys::Unlocker;
 
 pub use select::PointSelector;
 
@@ -48,36 +49,6 @@ pub fn make_private(dir: &Path) -> std::io::Result<()> {
         .create(dir)
 }
 
-/// The two files that [`keygen`] wrote.
-#[derive(Debug, Clone)]
-pub struct KeyFiles {
-    /// For the recovery site: opens images. To be kept safe, and a copy elsewhere.
-    pub opening: PathBuf,
-    /// For agents: seals images, opens none.
-    pub sealing: PathBuf,
-}
-
-/// Makes the keys of a new tenant in `dir`. Existing key files are never replaced.
-pub fn keygen(dir: &Path) -> Result<KeyFiles, Failure> {
-    make_private(dir).map_err(|e| Failure::io(dir, &e))?;
-    let files = KeyFiles {
-        opening: dir.join("opening-keys.toml"),
-        sealing: dir.join("sealing-keys.toml"),
-    };
-    for path in [&files.opening, &files.sealing] {
-        if path.exists() {
-            return Err(Failure::new(
-                format!("{} exists already", path.display()),
-                "images made with those keys open with them only: choose another --out, or keep these",
-            ));
-        }
-    }
-    let keys = OpeningKeys::generate()?;
-    keys.write(&files.opening)?;
-    keys.sealing.write(&files.sealing)?;
-    Ok(files)
-}
-
 /// An enrolled recovery site.
 pub struct Site {
     state: PathBuf,
@@ -86,8 +57,14 @@ pub struct Site {
 }
 
 impl Site {
-    /// Opens the state directory of a site that was enrolled.
+    /// Opens the state directory of a site that was enrolled, without asking anybody: wrapped
+    /// keys want the file that `RELEVO_PASSPHRASE_FILE` names.
     pub fn open(state: &Path) -> Result<Self, Failure> {
+        Self::open_with(state, &Unlocker::unattended())
+    }
+
+    /// The same with a person or more files at hand.
+    pub fn open_with(state: &Path, unlocker: &Unlocker) -> Result<Self, Failure> {
         let enrollment = state.join(ENROLLMENT);
         if !enrollment.exists() {
             return Err(Failure::new(
@@ -102,18 +79,19 @@ impl Site {
         Ok(Self {
             state: absolute(state),
             enrollment: Enrollment::read(&enrollment)?,
-            keys: Arc::new(OpeningKeys::read(&state.join(KEYS))?),
+            keys: Arc::new(unlocker.read(&state.join(KEYS))?),
         })
     }
 
-    /// Enrols with a token and writes the state directory.
+    /// Enrols with a token and writes the state directory. `keys` are kept there as they are given:
+    /// wrapped ones stay wrapped, and failover then wants their passphrase.
     pub fn enroll(
         state: &Path,
         vault: &str,
         token: &str,
-        keys: &Path,
+        keys: &KeyFile,
         name: &str,
-    ) -> Result<Self, Failure> {
+    ) -> Result<Enrollment, Failure> {
         let token: Token = token
             .parse()
             .map_err(|e: relevo_wire::enrollment::TokenError| {
@@ -122,7 +100,6 @@ impl Site {
                     "copy the whole token that 'relevo-vault token --role recovery' printed",
                 )
             })?;
-        let keys = OpeningKeys::read(keys)?;
         make_private(state).map_err(|e| Failure::io(state, &e))?;
         let (enrollment_path, keys_path) = (state.join(ENROLLMENT), state.join(KEYS));
         if enrollment_path.exists() {
@@ -139,7 +116,7 @@ impl Site {
             vault,
             &token,
             name,
-            keys.sealing.tenant,
+            keys.tenant(),
         ));
         let enrollment = enrolled?;
         match enrollment.identity() {
@@ -161,11 +138,32 @@ impl Site {
         }
         keys.write(&keys_path)?;
         enrollment.write(&enrollment_path)?;
-        Ok(Self {
-            state: absolute(state),
-            enrollment,
-            keys: Arc::new(keys),
-        })
+        Ok(enrollment)
+    }
+
+    /// Puts keys in the place of those in the state directory: of the same tenant, and such that
+    /// open all that those open.
+    pub fn take_keys(state: &Path, given: &KeyFile) -> Result<(), Failure> {
+        let path = state.join(KEYS);
+        let kept = KeyFile::read(&path)?;
+        if kept.tenant() != given.tenant() {
+            return Err(Failure::new(
+                format!(
+                    "the keys are of tenant {}, this site is of {}",
+                    given.tenant(),
+                    kept.tenant()
+                ),
+                "give the keys of this site's tenant, or enrol with another --state",
+            ));
+        }
+        let numbers = |file: &KeyFile| file.generations().into_iter().map(|(n, _)| n);
+        if let Some(lost) = numbers(&kept).find(|kept| !numbers(given).any(|n| n == *kept)) {
+            return Err(Failure::new(
+                format!("the keys lack generation {lost}, which this site has"),
+                "give the newest opening keys: older ones would leave images that nothing opens",
+            ));
+        }
+        Ok(given.replace(&path)?)
     }
 
     /// The state directory.
@@ -184,8 +182,9 @@ impl Site {
     }
 
     /// Connects to the vault.
-    pub fn connect(&self, patience: Patience) -> Result<Arc<VaultLink>, Failure> {
+    pub fn connect(&self, patience: Patience) -> Result<Arc<Source>, Failure> {
         let enrollment = renewal::renewed(&self.enrollment, &self.state.join(ENROLLMENT));
-        VaultLink::connect(enrollment, patience)
+        let link = VaultLink::connect(enrollment, patience)?;
+        Ok(Arc::new(Source::Vault(link)))
     }
 }

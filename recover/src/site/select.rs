@@ -83,20 +83,6 @@ impl VaultLink {
         Ok(points)
     }
 
-    /// The server of this name or id.
-    pub fn select_server(self: &Arc<Self>, wanted: &str) -> Result<ServerEntry, Failure> {
-        select_server(&self.servers()?, wanted)
-    }
-
-    /// The recovery point meant.
-    pub fn select_point(
-        self: &Arc<Self>,
-        server: &ServerEntry,
-        wanted: &PointSelector,
-    ) -> Result<PointEntry, Failure> {
-        select_point(&self.points(server.id)?, &server.name, wanted)
-    }
-
     /// The manifest of a point, as the vault holds it.
     pub fn manifest(
         self: &Arc<Self>,
@@ -117,11 +103,12 @@ fn strange(response: &Response) -> Failure {
     )
 }
 
-fn select_server(servers: &[ServerEntry], wanted: &str) -> Result<ServerEntry, Failure> {
+/// The server of this name or id.
+pub(crate) fn select_server(servers: &[ServerEntry], wanted: &str) -> Result<ServerEntry, Failure> {
     if let Ok(id) = wanted.parse::<ServerId>() {
         return servers.iter().find(|s| s.id == id).cloned().ok_or_else(|| {
             Failure::new(
-                format!("the vault knows no server with the id {wanted}"),
+                format!("no server has the id {wanted}"),
                 "see 'relevo-recover list'",
             )
         });
@@ -138,7 +125,7 @@ fn select_server(servers: &[ServerEntry], wanted: &str) -> Result<ServerEntry, F
                 names.join(", ")
             };
             Err(Failure::new(
-                format!("the vault knows no server named '{wanted}' (it knows: {known})"),
+                format!("no server is named '{wanted}' (there are: {known})"),
                 "see 'relevo-recover list'",
             ))
         }
@@ -152,8 +139,8 @@ fn select_server(servers: &[ServerEntry], wanted: &str) -> Result<ServerEntry, F
     }
 }
 
-/// `points` are newest first.
-fn select_point(
+/// The point meant; `points` are newest first.
+pub(crate) fn select_point(
     points: &[PointEntry],
     server: &str,
     wanted: &PointSelector,
