@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help prerequisites build demo test lint site-kernel demo-disk
+.PHONY: help prerequisites build demo test lint site-kernel demo-disk bench-index
 
 # Where rustup puts cargo, ahead of a distribution's older one.
 export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
@@ -29,6 +29,9 @@ lint: prerequisites ## Check format, lints and documentation
 	@cargo fmt --all --check
 	@cargo clippy --locked --workspace --all-targets -- -D warnings
 	@RUSTDOCFLAGS=-Dwarnings cargo doc --locked --no-deps --workspace --quiet
+
+bench-index: prerequisites ## Measure the chunk index; CHUNKS=1M,10M,100M for more, DIR=/where/to
+	@cargo bench --locked --package relevo-vault --bench index
 
 prerequisites: ## Install the packages and the Rust that are missing
 	@tests/install-prerequisites

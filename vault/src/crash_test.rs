@@ -6,7 +6,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::{HashMap, HashSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -86,6 +86,9 @@ impl World {
             }
             let opened =
                 Store::open_rolling(self.disk.clone(), self.id, &self.catalogue(), ROLL_AT);
+            if let Err(error @ StoreError::Catalogue(_)) = &opened {
+                panic!("a crash of the disk of packs harmed the catalogue: {error}");
+            }
             if let Ok((store, findings)) = opened {
                 self.disk.calm();
                 let authority = Authority::from_der(Vec::new(), Vec::new());
@@ -97,20 +100,66 @@ impl World {
 
     /// What a crash may leave of the catalogue: it is not synced. True when nothing.
     fn age_catalogue(&mut self) -> bool {
-        match self.dice.roll(4) {
+        match self.dice.roll(5) {
             0 => {
                 self.remove_catalogue();
                 true
             }
             1 if self.snapshots > 0 => {
                 let older = self.dice.roll(u64::from(self.snapshots));
-                let older = self.dir.path().join(format!("snapshot-{older}"));
                 self.remove_catalogue();
-                std::fs::copy(older, self.catalogue()).unwrap();
+                std::fs::copy(self.snapshot_of(older), self.catalogue()).unwrap();
+                let _ = std::fs::remove_dir_all(self.index());
+                link_all(&self.snapshot_index(older), &self.index());
                 false
             }
+            2 => self.lose_segment(),
             _ => false,
         }
+    }
+
+    /// Removes or damages a file of the chunk index. True when there was one: then the store
+    /// says so, and the catalogue is made anew.
+    fn lose_segment(&mut self) -> bool {
+        let mut files = files_below(&self.index());
+        files.sort();
+        let at = self.dice.roll(files.len() as u64) as usize;
+        let Some(file) = files.get(at) else {
+            return false;
+        };
+        match self.dice.once_in(2) {
+            true => std::fs::remove_file(file).unwrap(),
+            false => {
+                let mut bytes = std::fs::read(file).unwrap();
+                let at = bytes.len() - 1;
+                bytes[at] ^= 1;
+                // Not through the link that a snapshot has to it.
+                std::fs::remove_file(file).unwrap();
+                std::fs::write(file, bytes).unwrap();
+            }
+        }
+        let named = self.catalogue_names(&self.catalogue(), file);
+        let opened = Store::open_rolling(self.disk.clone(), self.id, &self.catalogue(), ROLL_AT);
+        match opened {
+            Err(StoreError::Catalogue(text)) if named => {
+                assert!(text.contains("segment"), "{text}")
+            }
+            // A file of a merge that the crash cut short.
+            Ok(_) if !named => return false,
+            other => panic!("{:?}", other.map(|(_, findings)| findings)),
+        }
+        self.remove_catalogue();
+        true
+    }
+
+    fn catalogue_names(&self, catalogue: &Path, file: &Path) -> bool {
+        let db = rusqlite::Connection::open(catalogue).unwrap();
+        let mut query = db.prepare("SELECT number FROM segments").unwrap();
+        let rows = query.query_map([], |row| row.get::<_, i64>(0)).unwrap();
+        let number = file
+            .file_stem()
+            .and_then(|stem| stem.to_str()?.parse().ok());
+        rows.map(|row| row.ok()).any(|row| row == number)
     }
 
     fn remove_catalogue(&self) {
@@ -121,11 +170,39 @@ impl World {
         // What an older catalogue knew of points, `snapshot-*` still hold.
     }
 
+    fn index(&self) -> PathBuf {
+        self.dir.path().join("index")
+    }
+
+    fn snapshot_of(&self, number: u64) -> PathBuf {
+        self.dir.path().join(format!("snapshot-{number}"))
+    }
+
+    fn snapshot_index(&self, number: u64) -> PathBuf {
+        self.dir.path().join(format!("snapshot-{number}.index"))
+    }
+
     fn snapshot(&mut self) {
-        let to = self.dir.path().join(format!("snapshot-{}", self.snapshots));
-        let db = rusqlite::Connection::open(self.catalogue()).unwrap();
-        db.execute("VACUUM INTO ?1", [to.to_str().unwrap()])
-            .unwrap();
+        let number = u64::from(self.snapshots);
+        let to = self.snapshot_of(number);
+        loop {
+            let _ = std::fs::remove_file(&to);
+            link_all(&self.index(), &self.snapshot_index(number));
+            let db = rusqlite::Connection::open(self.catalogue()).unwrap();
+            db.execute("VACUUM INTO ?1", [to.to_str().unwrap()])
+                .unwrap();
+            link_all(&self.index(), &self.snapshot_index(number));
+            // Merging goes on meanwhile: again when it took away what is named.
+            let copy = rusqlite::Connection::open(&to).unwrap();
+            let named: i64 = copy
+                .query_row("SELECT count(*) FROM segments", [], |row| row.get(0))
+                .unwrap();
+            let linked = files_below(&self.snapshot_index(number));
+            let there = linked.iter().filter(|file| self.catalogue_names(&to, file));
+            if there.count() as i64 == named {
+                break;
+            }
+        }
         self.snapshots += 1;
     }
 
@@ -266,6 +343,21 @@ impl World {
             let faults = completeness::faults(&mut shelf, &point.manifest, 10).unwrap();
             assert_eq!(faults, vec![], "{context}: a listed point is not whole");
         }
+    }
+}
+
+fn files_below(index: &Path) -> Vec<PathBuf> {
+    let tenants = std::fs::read_dir(index).into_iter().flatten().flatten();
+    let files = tenants.flat_map(|tenant| std::fs::read_dir(tenant.path()).unwrap());
+    files.map(|file| file.unwrap().path()).collect()
+}
+
+/// Links the files of an index into another directory; those that go meanwhile are left out.
+fn link_all(from: &Path, to: &Path) {
+    for file in files_below(from) {
+        let to = to.join(file.strip_prefix(from).unwrap());
+        std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+        let _ = std::fs::hard_link(&file, to);
     }
 }
 

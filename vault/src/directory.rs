@@ -1,4 +1,4 @@
-//! A vault's directory: `vault.toml`, `authority/`, `packs/`, `catalogue.sqlite`, `lock`.
+//! A vault's directory: `vault.toml`, `authority/`, `packs/`, `catalogue.sqlite`, `index/`, `lock`.
 //!
 //! Only the authority's key rests on disk. The vault's own key and certificate are made at each
 //! start and monthly while it runs: one secret less to lose, and no certificate that expires.

@@ -11,7 +11,7 @@ use relevo_wire::chunk::CheckedChunk;
 use relevo_wire::{ChunkId, TenantId, Timestamp, VaultId};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::catalogue::{Catalogue, Located};
+use crate::catalogue::{Catalogue, Located, OpenSegments};
 use crate::clock::{BootClock, VaultClock, VaultTime};
 use crate::error::StoreError;
 use crate::ledger::{Appended, Deleted, Deletion, Finding, Ledger};
@@ -71,6 +71,7 @@ type Answer = Result<Appended, StoreError>;
 pub struct Store<V> {
     volume: Arc<V>,
     catalogue: PathBuf,
+    segments: Arc<OpenSegments>,
     readers: Mutex<Vec<Catalogue>>,
     jobs: Mutex<Option<mpsc::Sender<Job<V>>>>,
     writer: Mutex<Option<JoinHandle<()>>>,
@@ -109,6 +110,8 @@ impl<V: Volume> Store<V> {
         boot: Option<Arc<dyn BootClock>>,
     ) -> Result<(Self, Vec<Finding>), StoreError> {
         let (writing, fresh) = Catalogue::open(catalogue)?;
+        writing.remove_unnamed_segments()?;
+        let segments = writing.segments();
         let (mut ledger, findings) = Ledger::open(volume.clone(), vault, writing, fresh)?;
         ledger.set_roll_at(roll_at);
         if let Some(boot) = boot {
@@ -123,6 +126,7 @@ impl<V: Volume> Store<V> {
         let store = Self {
             volume,
             catalogue: catalogue.into(),
+            segments,
             readers: Mutex::default(),
             jobs: Mutex::new(Some(jobs)),
             writer: Mutex::new(Some(writer)),
@@ -251,7 +255,7 @@ impl<V: Volume> Store<V> {
         let free = self.lock_readers().pop();
         let catalogue = match free {
             Some(catalogue) => catalogue,
-            None => Catalogue::open(&self.catalogue)?.0,
+            None => Catalogue::open_sharing(&self.catalogue, self.segments.clone())?.0,
         };
         let done = work(&catalogue);
         let mut readers = self.lock_readers();

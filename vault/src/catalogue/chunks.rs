@@ -1,11 +1,15 @@
 //! Chunks: where they are, what was proven of them, and which are forgotten.
 
-use rusqlite::{OptionalExtension, params};
+use std::collections::HashMap;
+
+use rusqlite::params;
 
 use relevo_wire::{ChunkId, TenantId};
 
 use super::Catalogue;
+use super::rows::{Depth, ReadError};
 use crate::error::StoreError;
+use crate::index::State;
 use crate::record::ChunkKind;
 use crate::volume::PackId;
 
@@ -36,22 +40,20 @@ pub struct ChunkState {
 impl Catalogue {
     /// Where the chunks are and how many refer to each, in the order asked.
     pub fn states(&self, tenant: TenantId, ids: &[ChunkId]) -> Result<Vec<ChunkState>, StoreError> {
-        let places = self.locate(tenant, ids)?;
         let Some(tenant) = self.tenant(tenant)? else {
             return Ok(vec![ChunkState::default(); ids.len()]);
         };
-        let mut query = self
-            .db
-            .prepare_cached("SELECT refs FROM chunks WHERE tenant = ?1 AND id = ?2")?;
-        let mut states = Vec::with_capacity(ids.len());
-        for (id, place) in ids.iter().zip(places) {
-            let refs: Option<i64> = query
-                .query_row(params![tenant, id.as_bytes()], |row| row.get(0))
-                .optional()?;
-            let refs = refs.unwrap_or(0).max(0) as u64;
-            states.push(ChunkState { place, refs });
-        }
-        Ok(states)
+        self.consistently(|this| {
+            let states = this.look_up(tenant, ids, Depth::All)?;
+            let places = this.located(tenant, ids, &states)?;
+            let both = states.iter().zip(places);
+            Ok(both
+                .map(|(state, place)| ChunkState {
+                    place,
+                    refs: state.refs.max(0) as u64,
+                })
+                .collect())
+        })
     }
 
     /// Where the chunks are, in the order asked.
@@ -63,23 +65,38 @@ impl Catalogue {
         let Some(tenant) = self.tenant(tenant)? else {
             return Ok(vec![None; ids.len()]);
         };
-        let epoch = self.epoch()?;
-        let mut query = self.db.prepare_cached(
-            "SELECT pack, offset, length, kind, complete FROM chunks
-             WHERE tenant = ?1 AND id = ?2 AND pack != 0",
-        )?;
+        self.consistently(|this| {
+            let states = this.look_up(tenant, ids, Depth::Place)?;
+            this.located(tenant, ids, &states)
+        })
+    }
+
+    fn located(
+        &self,
+        tenant: i64,
+        ids: &[ChunkId],
+        states: &[State],
+    ) -> Result<Vec<Option<Located>>, ReadError> {
+        let mut proven = self
+            .db
+            .prepare_cached("SELECT 1 FROM complete WHERE tenant = ?1 AND id = ?2")?;
         let mut found = Vec::with_capacity(ids.len());
-        for id in ids {
-            let row = query.query_row(params![tenant, id.as_bytes()], |row| {
-                Ok(Located {
-                    pack: row.get(0)?,
-                    offset: row.get::<_, i64>(1)? as u64,
-                    length: row.get(2)?,
-                    kind: ChunkKind::from_number(row.get(3)?),
-                    complete: row.get::<_, i64>(4)? == epoch,
-                })
-            });
-            found.push(row.optional()?);
+        for (id, state) in ids.iter().zip(states) {
+            let Some(spot) = state.spot() else {
+                found.push(None);
+                continue;
+            };
+            let complete = match spot.kind {
+                ChunkKind::Data => false,
+                ChunkKind::Node(_) => proven.exists(params![tenant, id.as_bytes()])?,
+            };
+            found.push(Some(Located {
+                pack: spot.pack,
+                offset: spot.offset,
+                length: spot.length,
+                kind: spot.kind,
+                complete,
+            }));
         }
         Ok(found)
     }
@@ -95,14 +112,12 @@ impl Catalogue {
         let Some(tenant) = self.tenant(pack.tenant)? else {
             return Ok(());
         };
-        let mut there = self.db.prepare_cached(
-            "SELECT 1 FROM chunks WHERE tenant = ?1 AND id = ?2 AND pack = ?3
-             AND offset >= ?4 AND offset < ?5",
-        )?;
-        let (start, end) = (offsets.start as i64, offsets.end as i64);
         let mut forgotten = 0;
         for id in ids {
-            if there.exists(params![tenant, id.as_bytes(), pack.number, start, end])? {
+            if let Some(spot) = self.chunk(tenant, *id)?.spot()
+                && spot.pack == pack.number
+                && offsets.contains(&spot.offset)
+            {
                 self.forget_place(tenant, *id)?;
                 forgotten += 1;
             }
@@ -123,16 +138,23 @@ impl Catalogue {
         let Some(tenant) = self.tenant(tenant)? else {
             return Ok(());
         };
-        let mut update = self
+        if epoch != self.epoch()? {
+            return Ok(());
+        }
+        let mut note = self
             .db
-            .prepare_cached("UPDATE chunks SET complete = ?1 WHERE tenant = ?2 AND id = ?3")?;
+            .prepare_cached("INSERT OR IGNORE INTO complete VALUES (?1, ?2)")?;
         for id in ids {
-            update.execute(params![epoch, tenant, id.as_bytes()])?;
+            // Only what is still there: one that comes back later is proven anew.
+            if self.chunk(tenant, *id)?.spot().is_some() {
+                note.execute(params![tenant, id.as_bytes()])?;
+            }
         }
         Ok(())
     }
 
-    /// Chunks that the catalogue places in this range of a pack. Slow: reads the whole table.
+    /// Chunks that the catalogue places in this range of a pack. Slow: reads the tenant's
+    /// whole index.
     pub fn chunks_within(
         &self,
         pack: PackId,
@@ -141,37 +163,34 @@ impl Catalogue {
         let Some(tenant) = self.tenant(pack.tenant)? else {
             return Ok(Vec::new());
         };
-        let mut query = self.db.prepare_cached(
-            "SELECT id FROM chunks WHERE tenant = ?1 AND pack = ?2 AND offset >= ?3 AND offset < ?4",
-        )?;
-        let range = params![
-            tenant,
-            pack.number,
-            offsets.start as i64,
-            i64::try_from(offsets.end).unwrap_or(i64::MAX)
-        ];
-        let rows = query.query_map(range, |row| row.get(0).map(ChunkId::from_bytes))?;
-        Ok(rows.collect::<Result<_, _>>()?)
+        let mut within = Vec::new();
+        self.each_chunk(tenant, |id, spot| {
+            if spot.pack == pack.number && offsets.contains(&spot.offset) {
+                within.push(id);
+            }
+        })?;
+        Ok(within)
     }
 
-    /// How many chunks the catalogue places in each pack, below the offset given for it.
+    /// How many chunks the catalogue places in each pack, below the offset given for it. Slow:
+    /// reads the whole index.
     pub fn chunk_counts(&self, packs: &[(PackId, u64)]) -> Result<Vec<u64>, StoreError> {
-        let mut limits = std::collections::HashMap::new();
+        let mut limits: HashMap<i64, HashMap<u32, (usize, u64)>> = HashMap::new();
         for (at, (pack, limit)) in packs.iter().enumerate() {
             if let Some(tenant) = self.tenant(pack.tenant)? {
-                limits.insert((tenant, i64::from(pack.number)), (at, *limit as i64));
+                let of_tenant = limits.entry(tenant).or_default();
+                of_tenant.insert(pack.number, (at, *limit));
             }
         }
         let mut counts = vec![0; packs.len()];
-        let mut query = self.db.prepare("SELECT tenant, pack, offset FROM chunks")?;
-        let mut rows = query.query([])?;
-        while let Some(row) = rows.next()? {
-            let key: (i64, i64) = (row.get(0)?, row.get(1)?);
-            if let Some(&(at, limit)) = limits.get(&key)
-                && row.get::<_, i64>(2)? < limit
-            {
-                counts[at] += 1;
-            }
+        for (tenant, limits) in limits {
+            self.each_chunk(tenant, |_, spot| {
+                if let Some(&(at, limit)) = limits.get(&spot.pack)
+                    && spot.offset < limit
+                {
+                    counts[at] += 1;
+                }
+            })?;
         }
         Ok(counts)
     }

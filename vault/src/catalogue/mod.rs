@@ -8,12 +8,18 @@ mod governance;
 mod healing;
 mod keeping;
 mod listing;
+mod losses;
 mod people;
 mod references;
+mod rows;
+mod segments;
+#[cfg(test)]
+mod segments_test;
 mod take;
 mod tokens;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension, params};
@@ -29,8 +35,10 @@ pub use chunks::{ChunkState, Located};
 pub use healing::{Entry, EntryContent};
 pub use keeping::{AuditAnchor, ClockPlace, LockedPoint, PointPlace, ServerPoints};
 pub use listing::Image;
+pub use losses::Loss;
 pub use people::Enrolled;
 pub use references::PackUse;
+pub use segments::OpenSegments;
 pub use take::Placed;
 pub use tokens::{Role, TokenError, TokenRow};
 
@@ -46,11 +54,16 @@ CREATE TABLE packs (
 CREATE TABLE retired (
     tenant INTEGER NOT NULL, number INTEGER NOT NULL, retired INTEGER NOT NULL,
     PRIMARY KEY (tenant, number)) WITHOUT ROWID;
-CREATE TABLE chunks (
+CREATE TABLE recent (
     tenant INTEGER NOT NULL, id BLOB NOT NULL,
     pack INTEGER NOT NULL, offset INTEGER NOT NULL, length INTEGER NOT NULL,
-    kind INTEGER NOT NULL, refs INTEGER NOT NULL DEFAULT 0,
-    complete INTEGER NOT NULL DEFAULT 0,
+    kind INTEGER NOT NULL, refs INTEGER NOT NULL,
+    PRIMARY KEY (tenant, id)) WITHOUT ROWID;
+CREATE TABLE segments (
+    tenant INTEGER NOT NULL, number INTEGER NOT NULL, layer INTEGER NOT NULL,
+    PRIMARY KEY (tenant, number)) WITHOUT ROWID;
+CREATE TABLE complete (
+    tenant INTEGER NOT NULL, id BLOB NOT NULL,
     PRIMARY KEY (tenant, id)) WITHOUT ROWID;
 CREATE TABLE unreferenced (
     tenant INTEGER NOT NULL, id BLOB NOT NULL, since INTEGER NOT NULL,
@@ -118,12 +131,24 @@ CREATE TABLE meta (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 /// One connection to the catalogue.
 pub struct Catalogue {
     db: Connection,
+    path: PathBuf,
+    segments: Arc<OpenSegments>,
+    in_transaction: rows::InTransaction,
+    writing: segments::WritingCell,
 }
 
 impl Catalogue {
     /// Opens it, making the tables when there are none. True while it has not read all packs
     /// since it was made: then it cannot tell what was never acknowledged.
     pub fn open(path: &Path) -> Result<(Self, bool), StoreError> {
+        Self::open_sharing(path, Arc::new(OpenSegments::beside(path)))
+    }
+
+    /// Opens one more connection to a catalogue whose segments are open already.
+    pub fn open_sharing(
+        path: &Path,
+        segments: Arc<OpenSegments>,
+    ) -> Result<(Self, bool), StoreError> {
         let db = Connection::open(path)?;
         db.busy_timeout(Duration::from_secs(30))?;
         db.execute_batch(
@@ -131,11 +156,22 @@ impl Catalogue {
              PRAGMA wal_autocheckpoint = 8000; PRAGMA cache_size = -65536;
              PRAGMA journal_size_limit = 134217728;",
         )?;
-        db.set_prepared_statement_cache_capacity(64);
-        let catalogue = Self { db };
+        db.set_prepared_statement_cache_capacity(128);
+        let catalogue = Self {
+            db,
+            path: path.into(),
+            segments,
+            in_transaction: rows::InTransaction::default(),
+            writing: segments::WritingCell::default(),
+        };
         catalogue.prepare_tables()?;
         let fresh = !catalogue.is_whole()?;
         Ok((catalogue, fresh))
+    }
+
+    /// The segments of the chunk index that it has open, for other connections to it.
+    pub fn segments(&self) -> Arc<OpenSegments> {
+        self.segments.clone()
     }
 
     /// True once all packs were read into it.
@@ -184,13 +220,24 @@ impl Catalogue {
         &self,
         work: impl FnOnce(&Self) -> Result<T, E>,
     ) -> Result<T, E> {
+        let value = self.in_one_transaction(work)?;
+        self.settle_if_due();
+        Ok(value)
+    }
+
+    fn in_one_transaction<T, E: From<StoreError>>(
+        &self,
+        work: impl FnOnce(&Self) -> Result<T, E>,
+    ) -> Result<T, E> {
         self.db
             .execute_batch("BEGIN IMMEDIATE")
             .map_err(StoreError::from)?;
+        self.in_transaction.set(true);
         let done = work(self).and_then(|value| {
             self.db.execute_batch("COMMIT").map_err(StoreError::from)?;
             Ok(value)
         });
+        self.in_transaction.set(false);
         if done.is_err() && !self.db.is_autocommit() {
             // What failed is reported; a failing rollback ends with the connection.
             let _ = self.db.execute_batch("ROLLBACK");
@@ -203,7 +250,8 @@ impl Catalogue {
         let _ = self.db.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)");
     }
 
-    /// Changes when chunks may have gone; see [`relevo_wire::message::Response::Welcome`].
+    /// Changes when chunks may have gone, which leaves no node proven complete; see
+    /// [`relevo_wire::message::Response::Welcome`].
     pub fn epoch(&self) -> Result<i64, StoreError> {
         Ok(self
             .db
@@ -212,12 +260,12 @@ impl Catalogue {
     }
 
     fn set_epoch(&self) -> Result<(), StoreError> {
-        // Never 0, which says "not proven" in the chunk table.
         let epoch = i64::from_le_bytes(random_bytes()) >> 1 | 1;
         self.db.execute(
             "INSERT OR REPLACE INTO meta VALUES ('epoch', ?1)",
             [epoch.abs()],
         )?;
+        self.db.execute("DELETE FROM complete", [])?;
         Ok(())
     }
 

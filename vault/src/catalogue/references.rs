@@ -5,8 +5,9 @@
 //! refers stands in `unreferenced` since that moment. So a chunk below an indexed node is
 //! indexed as long as the node is, and what is proven of a node stays true.
 //!
-//! A row with pack 0 has no place: it is referred to and missing, or was damaged and forgotten.
-//! Its kind, when a node's, tells that its children's references are still counted.
+//! A chunk may have no place: it is referred to and missing, or was damaged and forgotten. A
+//! node that was forgotten stays known as one ([`Place::Lost`]): its children's references are
+//! still counted.
 
 use std::collections::HashSet;
 
@@ -17,18 +18,10 @@ use relevo_wire::{ChunkId, TenantId, Timestamp};
 
 use super::Catalogue;
 use crate::error::StoreError;
+use crate::index::{Change, Place, Spot};
 use crate::pack::entry_size;
 use crate::record::ChunkKind;
 use crate::volume::PackId;
-
-/// Where a chunk's entry is, and what it may be used as.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Place {
-    pub pack: u32,
-    pub offset: u64,
-    pub length: u32,
-    pub kind: ChunkKind,
-}
 
 /// How much of a pack is still of use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -43,104 +36,45 @@ pub struct PackUse {
     pub chunks: u64,
 }
 
-/// A chunk's row.
-struct Row {
-    pack: u32,
-    offset: u64,
-    length: u32,
-    kind: ChunkKind,
-    refs: i64,
-}
-
 impl Catalogue {
-    fn row(&self, tenant: i64, id: ChunkId) -> Result<Option<Row>, StoreError> {
-        let row = self
-            .db
-            .prepare_cached(
-                "SELECT pack, offset, length, kind, refs FROM chunks WHERE tenant = ?1 AND id = ?2",
-            )?
-            .query_row(params![tenant, id.as_bytes()], |row| {
-                Ok(Row {
-                    pack: row.get(0)?,
-                    offset: row.get::<_, i64>(1)? as u64,
-                    length: row.get(2)?,
-                    kind: ChunkKind::from_number(row.get(3)?),
-                    refs: row.get(4)?,
-                })
-            })
-            .optional()?;
-        Ok(row)
-    }
-
     /// Notes an entry of a chunk. True when the references of its children are to be counted.
     pub(super) fn place_chunk(
         &self,
         tenant: i64,
         id: ChunkId,
-        place: Place,
+        place: Spot,
     ) -> Result<bool, StoreError> {
-        let known = self.row(tenant, id)?;
-        if let Some(row) = &known
-            && row.pack != 0
-        {
+        let known = self.chunk(tenant, id)?;
+        if let Some(spot) = known.spot() {
             let here = (place.pack, place.offset);
-            let (dead, placed) = match (row.pack, row.offset) {
+            let (dead, placed) = match (spot.pack, spot.offset) {
                 there if there == here => return Ok(false),
-                there if there < here => (row.pack, true),
+                there if there < here => (spot.pack, true),
                 _ => (place.pack, false),
             };
-            self.add_dead(tenant, dead, entry_size(row.length as usize))?;
+            self.add_dead(tenant, dead, entry_size(spot.length as usize))?;
             if placed {
-                self.count_chunk(tenant, row.pack, -1)?;
+                self.count_chunk(tenant, spot.pack, -1)?;
                 self.count_chunk(tenant, place.pack, 1)?;
-                self.set_place(tenant, id, place)?;
+                self.set_place(tenant, id, Place::At(place))?;
             }
             return Ok(false);
         }
         self.count_chunk(tenant, place.pack, 1)?;
-        match known {
-            Some(row) => {
-                self.set_place(tenant, id, place)?;
-                if row.refs == 0 {
-                    self.set_unreferenced(tenant, id)?;
-                }
-                Ok(row.kind == ChunkKind::Data)
-            }
-            None => {
-                self.db
-                    .prepare_cached(
-                        "INSERT INTO chunks (tenant, id, pack, offset, length, kind)
-                         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-                    )?
-                    .execute(params![
-                        tenant,
-                        id.as_bytes(),
-                        place.pack,
-                        place.offset as i64,
-                        place.length,
-                        place.kind.number()
-                    ])?;
-                self.set_unreferenced(tenant, id)?;
-                Ok(true)
-            }
+        self.set_place(tenant, id, Place::At(place))?;
+        if known.refs <= 0 {
+            self.set_unreferenced(tenant, id)?;
         }
+        Ok(!matches!(known.place, Place::Lost(_)))
     }
 
     fn set_place(&self, tenant: i64, id: ChunkId, place: Place) -> Result<(), StoreError> {
-        self.db
-            .prepare_cached(
-                "UPDATE chunks SET pack = ?3, offset = ?4, length = ?5, kind = ?6
-                 WHERE tenant = ?1 AND id = ?2",
-            )?
-            .execute(params![
-                tenant,
-                id.as_bytes(),
-                place.pack,
-                place.offset as i64,
-                place.length,
-                place.kind.number()
-            ])?;
-        Ok(())
+        self.change(tenant, &Change { id, place, refs: 0 })
+    }
+
+    fn count_reference(&self, tenant: i64, id: ChunkId, refs: i64) -> Result<(), StoreError> {
+        let place = Place::Unchanged;
+        self.change(tenant, &Change { id, place, refs })
     }
 
     fn set_unreferenced(&self, tenant: i64, id: ChunkId) -> Result<(), StoreError> {
@@ -163,19 +97,11 @@ impl Catalogue {
         tenant: i64,
         ids: impl Iterator<Item = ChunkId>,
     ) -> Result<(), StoreError> {
-        let mut add = self.db.prepare_cached(
-            "INSERT INTO chunks (tenant, id, pack, offset, length, kind, refs)
-             VALUES (?1, ?2, 0, 0, 0, 0, 1)
-             ON CONFLICT DO UPDATE SET refs = refs + 1 RETURNING refs, pack",
-        )?;
         for id in ids.collect::<HashSet<_>>() {
-            let (refs, pack): (i64, u32) = add
-                .query_row(params![tenant, id.as_bytes()], |row| {
-                    Ok((row.get(0)?, row.get(1)?))
-                })?;
-            if refs == 1 && pack != 0 {
-                self.clear_unreferenced(tenant, id)?;
-            }
+            // Both without a look at what is known: a new node of an old disk has many children
+            // that stand in segments.
+            self.count_reference(tenant, id, 1)?;
+            self.clear_unreferenced(tenant, id)?;
         }
         Ok(())
     }
@@ -187,28 +113,31 @@ impl Catalogue {
         ids: impl Iterator<Item = ChunkId>,
     ) -> Result<(), StoreError> {
         for id in ids.collect::<HashSet<_>>() {
-            let Some(row) = self.row(tenant, id)? else {
-                continue;
-            };
-            if row.refs <= 1 && row.pack == 0 && row.kind == ChunkKind::Data {
-                self.delete_row(tenant, id)?;
+            let known = self.chunk(tenant, id)?;
+            if known.refs <= 0 {
                 continue;
             }
-            self.db
-                .prepare_cached(
-                    "UPDATE chunks SET refs = max(refs - 1, 0) WHERE tenant = ?1 AND id = ?2",
-                )?
-                .execute(params![tenant, id.as_bytes()])?;
-            if row.refs <= 1 && row.pack != 0 {
-                self.set_unreferenced(tenant, id)?;
+            self.count_reference(tenant, id, -1)?;
+            if known.refs == 1 {
+                match known.spot() {
+                    Some(_) => self.set_unreferenced(tenant, id)?,
+                    None => self.sweep(tenant, id)?,
+                }
             }
         }
         Ok(())
     }
 
-    fn delete_row(&self, tenant: i64, id: ChunkId) -> Result<(), StoreError> {
+    fn delete_chunk(&self, tenant: i64, id: ChunkId, refs: i64) -> Result<(), StoreError> {
+        let (place, refs) = (Place::Removed, -refs);
+        self.change(tenant, &Change { id, place, refs })?;
+        self.sweep(tenant, id)?;
+        self.clear_complete(tenant, id)
+    }
+
+    fn clear_complete(&self, tenant: i64, id: ChunkId) -> Result<(), StoreError> {
         self.db
-            .prepare_cached("DELETE FROM chunks WHERE tenant = ?1 AND id = ?2")?
+            .prepare_cached("DELETE FROM complete WHERE tenant = ?1 AND id = ?2")?
             .execute(params![tenant, id.as_bytes()])?;
         Ok(())
     }
@@ -266,18 +195,18 @@ impl Catalogue {
                     "DELETE FROM unreferenced WHERE tenant = ?1 AND id = ?2 AND since < ?3",
                 )?
                 .execute(params![tenant, id.as_bytes(), before.as_millis()])?;
-            let row = match removed {
+            let known = match removed {
                 0 => continue,
-                _ => self.row(tenant, *id)?,
+                _ => self.chunk(tenant, *id)?,
             };
-            let Some(row) = row.filter(|row| row.refs == 0 && row.pack != 0) else {
+            let Some(spot) = known.spot().filter(|_| known.refs <= 0) else {
                 continue;
             };
-            self.delete_row(tenant, *id)?;
+            self.delete_chunk(tenant, *id, known.refs)?;
             self.drop_references(tenant, children.iter().copied())?;
-            self.count_chunk(tenant, row.pack, -1)?;
-            let size = entry_size(row.length as usize);
-            self.add_dead(tenant, row.pack, size)?;
+            self.count_chunk(tenant, spot.pack, -1)?;
+            let size = entry_size(spot.length as usize);
+            self.add_dead(tenant, spot.pack, size)?;
             bytes += size;
         }
         Ok(bytes)
@@ -324,38 +253,33 @@ impl Catalogue {
 
     /// Chunks of a pack lose their place; who refers to them still does.
     pub(super) fn forget_places(&self, tenant: i64, pack: u32) -> Result<usize, StoreError> {
-        let mut query = self
-            .db
-            .prepare_cached("SELECT id FROM chunks WHERE tenant = ?1 AND pack = ?2")?;
-        let ids: Vec<ChunkId> = query
-            .query_map(params![tenant, pack], |row| {
-                row.get(0).map(ChunkId::from_bytes)
-            })?
-            .collect::<Result<_, _>>()?;
+        let mut ids = Vec::new();
+        self.each_chunk(tenant, |id, spot| {
+            if spot.pack == pack {
+                ids.push(id);
+            }
+        })?;
         for id in &ids {
             self.forget_place(tenant, *id)?;
         }
         Ok(ids.len())
     }
 
-    /// A chunk is not where it was. A node's row stays, whoever refers to it: its children's
-    /// references are counted, and are not counted again when it comes back.
+    /// A chunk is not where it was. That it was a node stays known, whoever refers to it: its
+    /// children's references are counted, and are not counted again when it comes back.
     pub(super) fn forget_place(&self, tenant: i64, id: ChunkId) -> Result<(), StoreError> {
-        let Some(row) = self.row(tenant, id)?.filter(|row| row.pack != 0) else {
+        let known = self.chunk(tenant, id)?;
+        let Some(spot) = known.spot() else {
             return Ok(());
         };
         self.clear_unreferenced(tenant, id)?;
-        self.count_chunk(tenant, row.pack, -1)?;
-        if row.refs == 0 && row.kind == ChunkKind::Data {
-            return self.delete_row(tenant, id);
+        self.count_chunk(tenant, spot.pack, -1)?;
+        if spot.kind == ChunkKind::Data {
+            self.set_place(tenant, id, Place::Removed)?;
+            return self.sweep(tenant, id);
         }
-        self.db
-            .prepare_cached(
-                "UPDATE chunks SET pack = 0, offset = 0, length = 0, complete = 0
-                 WHERE tenant = ?1 AND id = ?2",
-            )?
-            .execute(params![tenant, id.as_bytes()])?;
-        Ok(())
+        self.set_place(tenant, id, Place::Lost(spot.kind))?;
+        self.clear_complete(tenant, id)
     }
 
     /// A pack is gone for good: what still has its place there is lost, and said.

@@ -7,9 +7,9 @@ use relevo_wire::index::NodeLinks;
 use relevo_wire::manifest::{PublicManifest, SealedManifest};
 
 use super::Catalogue;
-use super::references::Place;
 use crate::clock::VaultTime;
 use crate::error::StoreError;
+use crate::index::Spot;
 use crate::pack::entry_size;
 use crate::record::{ChunkKind, PointRecord, Record};
 use crate::volume::PackId;
@@ -44,7 +44,7 @@ impl Catalogue {
                     let links = NodeLinks::is_node(chunk)
                         .then(|| NodeLinks::parse(chunk).ok())
                         .flatten();
-                    let place = Place {
+                    let place = Spot {
                         pack: pack.number,
                         offset: *offset,
                         length: chunk.bytes().len() as u32,

@@ -25,6 +25,8 @@ pub enum Place {
     Unchanged,
     /// Nowhere, whatever older layers say.
     Removed,
+    /// Nowhere, as [`Removed`](Self::Removed); yet what the chunk is stays known.
+    Lost(ChunkKind),
     /// There.
     At(Spot),
 }
@@ -62,7 +64,7 @@ impl State {
     pub fn spot(&self) -> Option<Spot> {
         match self.place {
             Place::At(spot) => Some(spot),
-            Place::Unchanged | Place::Removed => None,
+            Place::Unchanged | Place::Removed | Place::Lost(_) => None,
         }
     }
 

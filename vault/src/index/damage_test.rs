@@ -20,8 +20,9 @@ fn changes() -> Vec<Change> {
             place: match n % 5 {
                 0 => Place::Removed,
                 1 => Place::Unchanged,
+                2 => Place::Lost(ChunkKind::Node(1)),
                 _ => Place::At(Spot {
-                    pack: n as u32,
+                    pack: 1 + n as u32,
                     offset: 8192 + 16 * n,
                     length: 1000,
                     kind: ChunkKind::Data,

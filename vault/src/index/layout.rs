@@ -45,20 +45,18 @@ pub fn encode(change: &Change, record: &mut [u8; RECORD]) -> Result<(), Unfit> {
     let (pack, offset, length, kind) = match change.place {
         Place::Unchanged => (0, 0, 0, UNCHANGED),
         Place::Removed => (0, 0, 0, REMOVED),
+        Place::Lost(kind) => (0, 0, 0, kind_byte(kind)?),
+        Place::At(spot) if spot.pack == 0 => return Err(Unfit("a pack without a number")),
         Place::At(spot) => {
             if !spot.offset.is_multiple_of(ALIGN as u64) {
                 return Err(Unfit("an entry does not begin at a multiple of 16"));
             }
             let offset = u32::try_from(spot.offset / ALIGN as u64)
                 .map_err(|_| Unfit("an offset of 64 GiB or more"))?;
-            let kind = u8::try_from(spot.kind.number())
-                .ok()
-                .filter(|&kind| kind < REMOVED)
-                .ok_or(Unfit("a kind of chunk that is none"))?;
             if spot.length >= 1 << 24 {
                 return Err(Unfit("a chunk of 16 MiB or more"));
             }
-            (spot.pack, offset, spot.length, kind)
+            (spot.pack, offset, spot.length, kind_byte(spot.kind)?)
         }
     };
     let refs = i32::try_from(change.refs).map_err(|_| Unfit("2³¹ references to one chunk"))?;
@@ -76,18 +74,30 @@ pub fn decode(record: &[u8; RECORD]) -> Change {
     let place = match record[43] {
         UNCHANGED => Place::Unchanged,
         REMOVED => Place::Removed,
-        kind => Place::At(Spot {
-            pack: u32_at(record, 32),
-            offset: u64::from(u32_at(record, 36)) * ALIGN as u64,
-            length: u32_at(record, 40) & 0xff_ffff,
-            kind: ChunkKind::from_number(i64::from(kind)),
-        }),
+        kind => {
+            let kind = ChunkKind::from_number(i64::from(kind));
+            match u32_at(record, 32) {
+                0 => Place::Lost(kind),
+                pack => Place::At(Spot {
+                    pack,
+                    offset: u64::from(u32_at(record, 36)) * ALIGN as u64,
+                    length: u32_at(record, 40) & 0xff_ffff,
+                    kind,
+                }),
+            }
+        }
     };
     Change {
         id: id_of(record),
         place,
         refs: i64::from(u32_at(record, 44) as i32),
     }
+}
+
+fn kind_byte(kind: ChunkKind) -> Result<u8, Unfit> {
+    let byte = u8::try_from(kind.number()).ok();
+    byte.filter(|&byte| byte < REMOVED)
+        .ok_or(Unfit("a kind of chunk that is none"))
 }
 
 /// The id in a record.

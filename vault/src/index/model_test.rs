@@ -28,7 +28,7 @@ fn id(n: u16) -> ChunkId {
 
 fn spot(n: u32) -> Spot {
     Spot {
-        pack: n,
+        pack: n.max(1),
         offset: 16 * u64::from(n),
         length: n % (1 << 24),
         kind: match n % 3 {
@@ -42,6 +42,7 @@ fn place() -> impl Strategy<Value = Place> {
     prop_oneof![
         2 => Just(Place::Unchanged),
         1 => Just(Place::Removed),
+        1 => (0..7u8).prop_map(|level| Place::Lost(ChunkKind::Node(level))),
         3 => any::<u32>().prop_map(|n| Place::At(spot(n))),
     ]
 }

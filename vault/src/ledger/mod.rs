@@ -95,6 +95,7 @@ impl<V: Volume> Ledger<V> {
         catalogue: Catalogue,
         fresh: bool,
     ) -> Result<(Self, Vec<Finding>), StoreError> {
+        catalogue.start_writing()?;
         let mut ledger = Self {
             volume,
             vault,

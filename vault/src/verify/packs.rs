@@ -53,8 +53,9 @@ pub(super) fn check(
         let (done, results) = mpsc::channel();
         for _ in 0..threads.min(known.len()) {
             let (done, next, known) = (done.clone(), &next, &known);
+            let segments = catalogue.segments();
             scope.spawn(move || {
-                let opened = Catalogue::open(&directory.catalogue());
+                let opened = Catalogue::open_sharing(&directory.catalogue(), segments);
                 loop {
                     let at = next.fetch_add(1, Ordering::Relaxed);
                     let Some(&(pack, scanned)) = known.get(at) else {
