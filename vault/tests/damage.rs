@@ -15,9 +15,9 @@ async fn points(reader: &VaultConnection, image: &Image) -> Vec<relevo_wire::Poi
     let server = image.public.server;
     match reader
         .request(&Request::ListPoints {
-        server,
-        after: None,
-    })
+            server,
+            after: None,
+        })
         .await
         .unwrap()
     {

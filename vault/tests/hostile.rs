@@ -264,10 +264,13 @@ async fn long_manifests_leave_the_list_of_points_readable() {
         }
     }
     let reader = VaultConnection::connect(&site).await.unwrap();
-    match reader.request(&Request::ListPoints {
-        server,
-        after: None,
-    }).await {
+    match reader
+        .request(&Request::ListPoints {
+            server,
+            after: None,
+        })
+        .await
+    {
         Ok(Response::Points(points)) => {
             assert!((10..24).contains(&points.len()), "{}", points.len());
             assert_eq!(Some(points[0].manifest.point), last);

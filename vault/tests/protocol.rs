@@ -166,9 +166,9 @@ async fn nobody_does_what_his_certificate_does_not_allow() {
     for request in [
         Request::ListServers,
         Request::ListPoints {
-        server,
-        after: None,
-    },
+            server,
+            after: None,
+        },
         Request::GetManifest { point },
     ] {
         assert_eq!(
@@ -283,7 +283,7 @@ async fn a_directory_is_served_once_and_a_newer_one_not_at_all() {
     serving.stop();
     let file = dir.join("vault.toml");
     let text = std::fs::read_to_string(&file).unwrap();
-    std::fs::write(&file, text.replace("format = 1", "format = 9")).unwrap();
+    std::fs::write(&file, text.replace("format = 2", "format = 9")).unwrap();
     for command in ["serve", "images", "verify", "rebuild"] {
         let refused = vault(&dir, &[command]);
         assert_eq!(refused.status.code(), Some(1));

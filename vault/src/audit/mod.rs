@@ -111,9 +111,17 @@ impl Audit {
         }
     }
 
-    /// Where the chain has come to, for the clock entries of packs.
+    /// Where the chain has come to, other processes' entries included, for the clock entries of
+    /// packs.
     pub fn head(&self) -> Head {
-        self.state().head
+        let mut state = self.state();
+        if self.path.exists() {
+            let caught_up = self.lock().and_then(|_lock| self.catch_up(&mut state));
+            if let Err(error) = caught_up {
+                tracing::error!(%error, "the audit log cannot be read");
+            }
+        }
+        state.head
     }
 
     /// Entries about data of `tenant` behind the `after`th of the log, oldest first.

@@ -50,6 +50,8 @@ fn the_chain_goes_on_through_files_processes_and_restarts() {
     assert!(paths(dir.path()).len() > 2);
     let checked = check(dir.path(), vault(), &[anchor(&other)]).unwrap();
     assert_eq!((checked.entries, checked.faults), (15, vec![]));
+    // Each knows what the other wrote.
+    assert_eq!(one.head(), other.head());
     let again = Audit::open(dir.path(), vault()).unwrap();
     assert_eq!(again.head(), other.head());
     // Another vault's log does not pass for this one's.
