@@ -10,6 +10,7 @@ use relevo_vault::token::parse_duration;
 use relevo_wire::TenantId;
 
 use crate::governing::Governing;
+use crate::checking::Checking;
 use crate::keeping::Keeping;
 
 /// Keeps sealed images of servers: proves them whole, cannot read them.
@@ -113,17 +114,6 @@ relevo-vault token --dir /srv/vault --role auditor               for a person: r
         #[arg(long)]
         json: bool,
     },
-    /// Prove every recovery point complete and every byte intact; name what is not.
-    ///
-    /// Works while the vault serves. Damaged chunks are forgotten, so that agents that still
-    /// have them send them again at the next backup.
-    Verify {
-        #[command(flatten)]
-        place: Place,
-        /// Print facts as JSON.
-        #[arg(long)]
-        json: bool,
-    },
     /// Make the catalogue anew from the packs.
     Rebuild {
         #[command(flatten)]
@@ -132,6 +122,8 @@ relevo-vault token --dir /srv/vault --role auditor               for a person: r
         #[arg(long)]
         json: bool,
     },
+    #[command(flatten)]
+    Checking(Checking),
     #[command(flatten)]
     Keeping(Keeping),
     #[command(flatten)]

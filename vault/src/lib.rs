@@ -17,6 +17,8 @@
 //! * [`control`]: what commands ask of a vault that serves.
 //! * [`audit`], [`metrics`], [`revocation`]: who did what, how much of it, whose certificates count.
 //! * [`remote`]: the other side of the network, for people.
+//! * [`scrub`], [`heal`], [`parity`]: everything is read again and again, and what is damaged
+//!   is made anew from parity, from another vault, or by the agents.
 //! * [`server`]: the network. [`token`], [`images`], [`verify`], [`rebuild`]: the commands.
 //!
 //! Invariants:
@@ -36,6 +38,7 @@ pub mod completeness;
 pub mod control;
 pub mod directory;
 pub mod error;
+pub mod heal;
 pub mod images;
 pub mod index;
 pub mod ingest;
@@ -49,6 +52,7 @@ pub mod remote;
 pub mod retention;
 pub mod revocation;
 pub mod scan;
+pub mod scrub;
 pub mod server;
 pub mod settings;
 pub mod store;

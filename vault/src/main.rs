@@ -1,6 +1,7 @@
 //! The vault's command line.
 
 mod arguments;
+mod checking;
 mod governing;
 mod keeping;
 mod remote_command;

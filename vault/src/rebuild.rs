@@ -1,17 +1,21 @@
 //! `relevo-vault rebuild`: makes the catalogue anew from the packs; and how commands open it.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
+use relevo_wire::TenantId;
 use serde::Serialize;
 
 use crate::catalogue::Catalogue;
 use crate::directory::{Directory, Lock, sync_directory};
-use crate::error::VaultError;
+use crate::error::{StoreError, VaultError};
 use crate::ledger::{Finding, Ledger};
+use crate::pack::FIRST_ENTRY;
+use crate::parity;
 use crate::store::Store;
-use crate::volume::DiskVolume;
+use crate::volume::{DiskVolume, PackId, Volume};
 
 /// What a rebuild found.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -36,8 +40,10 @@ pub fn rebuild(directory: &Directory) -> Result<Rebuilt, VaultError> {
     let (catalogue, fresh) = Catalogue::open(&new)?;
     let vault = directory.file().vault;
     let volume = Arc::new(directory.volume());
+    prepare_packs(directory, None)?;
     let (ledger, findings) = Ledger::open(volume, vault, catalogue, fresh)?;
     report(&findings);
+    let gaps = note_findings(ledger.catalogue(), &findings, fresh)?;
     let tokens = match old.exists() {
         true => ledger
             .catalogue()
@@ -54,6 +60,7 @@ pub fn rebuild(directory: &Directory) -> Result<Rebuilt, VaultError> {
             .iter()
             .filter(|finding| finding.is_damage())
             .map(Finding::to_string)
+            .chain(gaps.iter().map(|pack| format!("pack {pack} is missing")))
             .collect(),
     };
     ledger.catalogue().checkpoint();
@@ -82,12 +89,107 @@ fn remove(database: &Path) -> Result<(), VaultError> {
     Ok(())
 }
 
-/// Opens the store to serve; the lock must be held. What is amiss goes to the log.
+/// Opens the store to serve; the lock must be held. What is amiss goes to the log, and on the
+/// list of what is to be healed.
 pub fn open_store(directory: &Directory) -> Result<Store<DiskVolume>, VaultError> {
+    let (catalogue, fresh) = Catalogue::open(&directory.catalogue())?;
+    prepare_packs(directory, Some(&catalogue))?;
     let volume = Arc::new(directory.volume());
     let (store, findings) = Store::open(volume, directory.file().vault, &directory.catalogue())?;
     report(&findings);
+    note_findings(&catalogue, &findings, fresh)?;
     Ok(store)
+}
+
+/// Before packs are read: what a crash left of healing goes, packs that are gone or cut short
+/// come back from parity, and such as cannot are filled up with zeros, so that what stood there
+/// is found damaged by its place and not taken for never written. The lock must be held.
+fn prepare_packs(directory: &Directory, catalogue: Option<&Catalogue>) -> Result<(), VaultError> {
+    let volume = directory.volume();
+    let vault = directory.file().vault;
+    parity::sweep(&volume)?;
+    let (mut retired, mut known) = (Vec::new(), Vec::new());
+    if let Some(catalogue) = catalogue {
+        retired = catalogue.retired()?;
+        known = catalogue.packs()?;
+    }
+    for done in parity::restore_lost(&volume, vault, &|pack| retired.contains(&pack))? {
+        tracing::warn!(
+            blocks = done.restored,
+            packs = done.files.len(),
+            "made anew from parity"
+        );
+    }
+    for (pack, scanned) in known {
+        let length = volume.length(pack).unwrap_or(0);
+        if length < FIRST_ENTRY || length >= scanned {
+            continue;
+        }
+        tracing::error!(%pack, length, scanned, "the pack was cut short; run 'relevo-vault verify'");
+        volume
+            .write_at(pack, scanned - 1, &[0])
+            .and_then(|()| volume.sync(pack))
+            .map_err(|e| VaultError::io(volume.path(pack), e))?;
+        if let Some(catalogue) = catalogue {
+            catalogue.note_loss(pack, length.next_multiple_of(16), scanned - length, None)?;
+        }
+    }
+    Ok(())
+}
+
+/// Puts what the first reading of packs found amiss on the list of what is to be healed. Of what
+/// was damaged before that nobody knows what it was. With a catalogue that never read the packs
+/// before, numbers that are missing are packs that are; which.
+pub(crate) fn note_findings(
+    catalogue: &Catalogue,
+    findings: &[Finding],
+    fresh: bool,
+) -> Result<Vec<PackId>, StoreError> {
+    catalogue.transaction(|catalogue| {
+        for finding in findings {
+            match finding {
+                Finding::Damaged(pack, gap) => {
+                    catalogue.note_loss(*pack, gap.offset, gap.length, gap.id)?;
+                    if gap.id.is_none() {
+                        catalogue.note_unsure(*pack, gap.offset, gap.length)?;
+                    }
+                }
+                Finding::Unreadable(pack, _) | Finding::Missing(pack) => {
+                    catalogue.note_loss(*pack, 0, 0, None)?;
+                    if catalogue.pack_scanned(*pack)?.is_none() {
+                        catalogue.note_unsure(*pack, 0, 0)?;
+                    }
+                }
+                Finding::Shrunk(pack) => catalogue.note_unsure(*pack, 0, 0)?,
+                Finding::TornTail { .. } | Finding::Covered(..) => {}
+            }
+        }
+        let mut missing = Vec::new();
+        if fresh {
+            let mut highest: BTreeMap<TenantId, BTreeSet<u32>> = BTreeMap::new();
+            let retired = catalogue.retired()?;
+            let known = catalogue.packs()?.into_iter().map(|(pack, _)| pack);
+            for pack in known.chain(retired) {
+                highest.entry(pack.tenant).or_default().insert(pack.number);
+            }
+            for (tenant, numbers) in highest {
+                let last = numbers.last().copied().unwrap_or(0);
+                for number in (1..last).filter(|number| !numbers.contains(number)) {
+                    let pack = PackId { tenant, number };
+                    let unreadable = findings
+                        .iter()
+                        .any(|f| matches!(f, Finding::Unreadable(found, _) if *found == pack));
+                    if !unreadable {
+                        catalogue.note_loss(pack, 0, 0, None)?;
+                        catalogue.note_unsure(pack, 0, 0)?;
+                        tracing::error!(%pack, "the pack is missing");
+                        missing.push(pack);
+                    }
+                }
+            }
+        }
+        Ok(missing)
+    })
 }
 
 /// A catalogue that is not replaced meanwhile.
@@ -105,7 +207,10 @@ pub fn open_beside(directory: &Directory) -> Result<Beside, VaultError> {
         let (catalogue, fresh) = Catalogue::open(&directory.catalogue())?;
         let volume = Arc::new(directory.volume());
         let vault = directory.file().vault;
-        report(&Ledger::open(volume, vault, catalogue, fresh)?.1);
+        prepare_packs(directory, Some(&catalogue))?;
+        let (ledger, findings) = Ledger::open(volume, vault, catalogue, fresh)?;
+        report(&findings);
+        note_findings(ledger.catalogue(), &findings, fresh)?;
     }
     Ok(Beside {
         catalogue: Catalogue::open(&directory.catalogue())?.0,

@@ -17,9 +17,10 @@ use relevo_vault::error::VaultError;
 use relevo_vault::ingest::Vault;
 use relevo_vault::metrics::MetricsServer;
 use relevo_vault::retention::upkeep::Upkeep;
+use relevo_vault::scrub::Scrub;
 use relevo_vault::server::Server;
 use relevo_vault::settings::SettingsWatch;
-use relevo_vault::{images, rebuild, token, verify};
+use relevo_vault::{images, rebuild, token};
 use relevo_wire::Timestamp;
 
 use crate::arguments::{Arguments, Command};
@@ -88,7 +89,6 @@ fn command(command: Command) -> Result<ExitCode, VaultError> {
             let list = images::list(&Directory::open(&place.dir)?)?;
             show(json, &list, || images::table(&list, Timestamp::now()))
         }
-        Command::Verify { place, json } => verify(&place.dir, json),
         Command::Rebuild { place, json } => {
             let directory = Directory::open(&place.dir)?;
             let rebuilt = rebuild::rebuild(&directory)?;
@@ -107,6 +107,7 @@ fn command(command: Command) -> Result<ExitCode, VaultError> {
             })
         }
         Command::Governing(command) => crate::governing::run(command),
+        Command::Checking(command) => crate::checking::run(command),
         Command::Keeping(command) => crate::keeping::run(command),
         Command::Completions { shell } => {
             let mut command = Arguments::command();
@@ -160,10 +161,15 @@ fn serve(
         reload_at_hangup(settings).map_err(|e| VaultError::io(dir, e))?;
         tokio::spawn(ControlServer::bind(dir)?.run(server.vault()));
         let upkeep = Upkeep::start(server.vault())?;
+        let scrub = Scrub::start(server.vault())?;
         let stop = async move {
             stop.await;
             // While the store is still open: it writes a last entry.
-            let _ = tokio::task::spawn_blocking(|| upkeep.stop()).await;
+            let _ = tokio::task::spawn_blocking(|| {
+                scrub.stop();
+                upkeep.stop();
+            })
+            .await;
         };
         let address = server.address()?;
         tracing::info!("listening on {address}");
@@ -228,26 +234,8 @@ fn notify_ready() {
     }
 }
 
-fn verify(dir: &Path, json: bool) -> Result<ExitCode, VaultError> {
-    let directory = Directory::open(dir)?;
-    let report = verify::verify(&directory, std::io::stderr().is_terminal())?;
-    if !report.intact {
-        note(
-            &directory,
-            Act::DamageFound,
-            "packs",
-            "found by verify".into(),
-        )?;
-    }
-    show(json, &report, || verify::text(&report))?;
-    Ok(match report.intact {
-        true => ExitCode::SUCCESS,
-        false => ExitCode::FAILURE,
-    })
-}
-
 /// Notes what a command did that has no vault open.
-fn note(directory: &Directory, act: Act, on: &str, result: String) -> Result<(), VaultError> {
+pub fn note(directory: &Directory, act: Act, on: &str, result: String) -> Result<(), VaultError> {
     let audit = Audit::open(directory.path(), directory.file().vault)?;
     audit.record(&Event::new("local", act, on).result(result))?;
     Ok(())

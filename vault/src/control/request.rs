@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::audit::{Act, Event};
 use crate::error::VaultError;
+use crate::heal::{self, Healer};
 use crate::ingest::Vault;
 use crate::retention::points::{self, Which};
 use crate::retention::prune::{self, Scope};
@@ -69,6 +70,11 @@ pub enum Request {
     },
     /// Say what the vault counts.
     Status,
+    /// Heal what was noted as damaged.
+    Heal {
+        /// Go on without what cannot be known.
+        give_up: bool,
+    },
 }
 
 /// What was done: for programs, and for people.
@@ -179,6 +185,23 @@ pub fn perform<V: Volume>(
                 text.push_str("nothing is locked\n");
             }
             Answer::done(&locks, text)
+        }
+        Request::Heal { give_up } => {
+            note("healing".into());
+            let healed = Healer {
+                store,
+                vault: vault.id(),
+                heal_from: &vault.settings().now().heal_from,
+                give_up,
+            }
+            .heal()?;
+            if healed.did_something() {
+                let how = if give_up { "giving up what cannot be known" } else { "asked for" };
+                vault.note(&Event::new(LOCAL, Act::Healed, "packs").result(how))?;
+            }
+            let success = healed.left.is_empty();
+            let answer = Answer::done(&healed, heal::text(&healed))?;
+            Ok(Answer { success, ..answer })
         }
         Request::Delete {
             which,

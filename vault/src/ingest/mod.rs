@@ -102,6 +102,11 @@ impl<V: Volume> Vault<V> {
         &self.settings
     }
 
+    /// Which vault.
+    pub fn id(&self) -> VaultId {
+        self.id
+    }
+
     /// Packs and catalogue.
     pub fn store(&self) -> &Store<V> {
         &self.store

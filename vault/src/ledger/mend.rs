@@ -12,6 +12,11 @@ use crate::scan::scan;
 use crate::store::read_chunk;
 use crate::volume::{PackId, Volume, read_salvaging};
 
+/// What the kernel writes at once.
+const PAGE: usize = 4096;
+/// The least that a disk fails to read: what lies beside it in a page is kept.
+const SECTOR: usize = 512;
+
 /// Damaged bytes that are to be covered by a void.
 #[derive(Clone, Copy, Debug)]
 pub struct Cover {
@@ -54,6 +59,15 @@ impl<V: Volume> Ledger<V> {
         }
         let appended = self.append_fresh(tenant, &[fresh])?;
         Ok(appended.iter().map(|a| a.bytes).sum())
+    }
+
+    /// Appends nothing more to a pack that is missing or cannot be used.
+    pub fn set_aside(&mut self, pack: PackId) {
+        if let Some(active) = self.active.get(&pack.tenant)
+            && active.header.pack == pack
+        {
+            self.active.remove(&pack.tenant);
+        }
     }
 
     /// Forgets chunks that have their place there, so that agents send them again. A new epoch
@@ -123,7 +137,7 @@ impl<V: Volume> Ledger<V> {
     /// 1. The bytes are still damaged: an intact entry is never covered.
     /// 2. What was there is stored elsewhere: read from there and hashed, and synced, since the
     ///    catalogue names nothing that is not. (Without an id the caller answers for that.)
-    /// 3. The void's header is written, and `fdatasync`ed.
+    /// 3. The void is written, and `fdatasync`ed.
     ///
     /// A crash leaves damaged bytes or a void. False when a step says no.
     pub fn cover_damage(&mut self, cover: Cover) -> Result<bool, StoreError> {
@@ -147,6 +161,7 @@ impl<V: Volume> Ledger<V> {
         let Ok(header) = open_pack_header(&*self.volume, self.vault, pack)? else {
             return Ok(false);
         };
+        let there = self.volume.length(pack).unwrap_or(0);
         let read = read_salvaging(&*self.volume, pack, offset, length as usize);
         if let Ok((bytes, _)) = &read
             && !scan(bytes, offset, &header.salt).entries.is_empty()
@@ -173,10 +188,51 @@ impl<V: Volume> Ledger<V> {
             id: [0; 32],
         };
         debug_assert_eq!(entry_size(body as usize), length);
+        // Whole pages, zeros in the void: what the disk could not read it then writes elsewhere,
+        // and a pack that was cut short has its length again.
+        let from = offset - offset % PAGE as u64;
+        let to = (offset + length).next_multiple_of(PAGE as u64);
+        let to = to.min(there.max(offset + length));
+        let mut bytes = vec![0; (to - from) as usize];
+        for (number, sector) in bytes.chunks_mut(SECTOR).enumerate() {
+            let at = from + (number * SECTOR) as u64;
+            if self.volume.read_at(pack, at, sector).is_err() {
+                sector.fill(0);
+            }
+        }
+        let body = (offset - from) as usize;
+        bytes[body..body + length as usize].fill(0);
+        bytes[body..body + ENTRY_HEADER].copy_from_slice(&void.encode(&header.salt, offset));
         self.volume
-            .write_at(pack, offset, &void.encode(&header.salt, offset))
+            .write_at(pack, from, &bytes)
             .and_then(|()| self.volume.sync(pack))
             .map_err(|e| StoreError::io(format_args!("write to pack {pack}"), &e))?;
+        Ok(true)
+    }
+
+    /// Makes zeros again of the bytes between two entries. False when they are something else.
+    pub fn clear_padding(&mut self, pack: PackId, offset: u64) -> Result<bool, StoreError> {
+        self.make_ready()?;
+        let failed = |e: std::io::Error| StoreError::io(format_args!("mend pack {pack}"), &e);
+        let Ok(header) = open_pack_header(&*self.volume, self.vault, pack)? else {
+            return Ok(false);
+        };
+        let length = self.volume.length(pack).map_err(failed)?;
+        let length = length.saturating_sub(FIRST_ENTRY) as usize;
+        let (bytes, _) =
+            read_salvaging(&*self.volume, pack, FIRST_ENTRY, length).map_err(failed)?;
+        let found = scan(&bytes, FIRST_ENTRY, &header.salt);
+        let Some(gap) = found
+            .gaps
+            .iter()
+            .find(|gap| gap.offset == offset && gap.length < ALIGN as u64)
+        else {
+            return Ok(false);
+        };
+        self.volume
+            .write_at(pack, offset, &[0; ALIGN][..gap.length as usize])
+            .and_then(|()| self.volume.sync(pack))
+            .map_err(failed)?;
         Ok(true)
     }
 }

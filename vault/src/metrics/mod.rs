@@ -112,6 +112,10 @@ pub struct Metrics {
     pub damage_healed: Counter,
     /// Bytes that scrubbing read.
     pub scrubbed_bytes: Counter,
+    /// Bytes that were not read for longer than promised.
+    pub scrub_overdue: Gauge,
+    /// Seconds since 1970 of the check that is longest ago.
+    pub scrub_oldest: Gauge,
     /// Bytes of packs that collection freed.
     pub collected_bytes: Counter,
     /// Packs that collection retired.
@@ -307,6 +311,18 @@ impl Metrics {
                 "relevo_vault_scrubbed_bytes_total",
                 &self.scrubbed_bytes,
                 "Bytes of packs read by scrubbing.",
+            ),
+            family(
+                "relevo_vault_scrub_overdue_bytes",
+                "gauge",
+                "Bytes that were not read for longer than [scrub] every-days promises.",
+                Value::plain(self.scrub_overdue.get()),
+            ),
+            family(
+                "relevo_vault_scrub_oldest_timestamp_seconds",
+                "gauge",
+                "When the file was read whose check is longest ago.",
+                Value::plain(self.scrub_oldest.get()),
             ),
             counter(
                 "relevo_vault_collected_bytes_total",

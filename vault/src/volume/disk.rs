@@ -152,6 +152,10 @@ impl Volume for DiskVolume {
     }
 
     fn drop_cached(&self, file: impl Into<FileId>) {
+        let file = file.into();
+        // Opened anew by its name: a file that was taken away by others can be read as long as
+        // it is open.
+        self.close(file);
         if let Ok(file) = self.reader(file) {
             // Advice: where it is not taken, reads come from memory.
             let _ = rustix::fs::fadvise(&*file, 0, None, rustix::fs::Advice::DontNeed);
