@@ -42,7 +42,7 @@ impl Access {
             tracing::warn!("and {} further damages", damage.len() - TOLD);
         }
         Ok(Self {
-            source: Arc::new(Source::Packs(packs)),
+            source: Arc::new(Source::Packs(Box::new(packs))),
             keys: Arc::new(keys),
         })
     }

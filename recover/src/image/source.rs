@@ -20,7 +20,7 @@ pub enum Source {
     /// Over the network.
     Vault(Arc<VaultLink>),
     /// From a directory, when there is no vault any more.
-    Packs(Packs),
+    Packs(Box<Packs>),
 }
 
 impl Source {

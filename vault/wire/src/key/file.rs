@@ -337,7 +337,7 @@ impl ClearGeneration {
             made: generation.made,
             public: Hex(generation.public.0),
             secret: with_secrets.then(|| Hex(*generation.secret.as_bytes())),
-            private: with_secrets.then(|| Hex(generation.private.0)),
+            private: with_secrets.then_some(Hex(generation.private.0)),
         }
     }
 
