@@ -277,11 +277,19 @@ pub fn open_pack_header<V: Volume + ?Sized>(
     pack: PackId,
 ) -> Result<Result<PackHeader, String>, StoreError> {
     let mut bytes = vec![0; FIRST_ENTRY as usize];
-    let filled = match volume.read_at(pack, 0, &mut bytes) {
-        Ok(filled) => filled,
+    let read = match volume.read_at(pack, 0, &mut bytes) {
+        Ok(filled) => {
+            bytes.truncate(filled);
+            Ok(bytes.into())
+        }
+        // A bad sector under one copy must not take the other along.
+        Err(_) => read_salvaging(volume, pack, 0, FIRST_ENTRY as usize).map(|(bytes, _)| bytes),
+    };
+    let bytes: bytes::Bytes = match read {
+        Ok(bytes) => bytes,
         Err(error) => return Ok(Err(format!("it cannot be read: {error}"))),
     };
-    let Some((header, both)) = PackHeader::decode(&bytes[..filled]) else {
+    let Some((header, both)) = PackHeader::decode(&bytes) else {
         return Ok(Err("both copies of its header are damaged".into()));
     };
     if header.version > PACK_VERSION {
