@@ -32,6 +32,15 @@ const SETTLE_AT: u64 = match cfg!(test) {
     true => 40,
     false => 256 * 1024,
 };
+/// As few in a simulated world.
+fn settle_at() -> u64 {
+    #[cfg(feature = "simulation")]
+    if relevo_wire::simulation::now().is_some() {
+        return 40;
+    }
+    SETTLE_AT
+}
+
 /// When all tenants together have so many times that, the one with the most is settled, so that
 /// many tenants with few rows each do not fill the table.
 const SETTLE_ALL: u64 = 8;
@@ -203,7 +212,7 @@ impl Catalogue {
         merger.wake();
         self.writing.replace(Some(Writing {
             rows,
-            settle_at: SETTLE_AT,
+            settle_at: settle_at(),
             merger,
         }));
         Ok(())

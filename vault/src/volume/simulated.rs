@@ -235,6 +235,13 @@ impl SimulatedDisk {
         self.state().changes
     }
 
+    /// What a file holds, also where nobody can read it.
+    pub fn content(&self, file: impl Into<FileId>) -> Option<Vec<u8>> {
+        let mut state = self.state();
+        let inode = state.file(file.into()).ok()?;
+        Some(inode.shown.clone())
+    }
+
     /// All files and their lengths, in order.
     pub fn files(&self) -> Vec<(FileId, u64)> {
         let state = self.state();
