@@ -7,22 +7,25 @@ use relevo_vault::ledger::Finding;
 use relevo_vault::ledger::open_pack_header;
 use relevo_vault::record::Record;
 use relevo_vault::scan::scan;
-use relevo_vault::volume::{FileId, PackId, Volume};
-use relevo_wire::{PointId, VaultId};
+use relevo_vault::volume::PackId;
+use relevo_wire::{ChunkId, PointId, VaultId};
 
-use crate::machine::CatalogueFate;
+use crate::catalogue::CatalogueFate;
 use crate::promises::State;
 use crate::site::{Loss, Site};
 use crate::world::World;
 
 /// Where the entries of a pack begin.
 const FIRST_ENTRY: u64 = relevo_vault::pack::FIRST_ENTRY;
+/// What a disk fails to read at once.
+const SECTOR: u64 = 512;
 
 impl World {
     /// Damage is reported when there is some, and only then. A catalogue that was lost cannot
     /// tell what was never acknowledged from what was damaged, and says so.
     pub fn judge(&self, findings: &[Finding], fate: CatalogueFate) {
-        let excused = fate == CatalogueFate::Lost || self.promises().damaged;
+        let excused =
+            matches!(fate, CatalogueFate::Lost | CatalogueFate::Harmed) || self.promises().damaged;
         for finding in findings {
             assert!(
                 excused || !finding.is_damage(),
@@ -99,7 +102,7 @@ impl World {
             }
             match site.compare(point, &promise.image) {
                 Ok(()) => {}
-                Err(Loss::Chunk(id)) if self.promises().hit_chunks.contains(&id) => {
+                Err(Loss::Chunk(id)) if self.excuses(id) => {
                     self.note(format_args!(
                         "point {point} of server {at} lacks what was damaged"
                     ));
@@ -109,21 +112,28 @@ impl World {
         }
     }
 
+    /// Whether a chunk may be gone.
+    fn excuses(&self, id: ChunkId) -> bool {
+        let promises = self.promises();
+        promises.hit_more || promises.hit_chunks.contains(&id)
+    }
+
     /// Damages a few bytes of a pack, and notes what stood there.
     pub fn rot(&self, vault: VaultId) {
         let disk = &self.machine.disk;
         let files = disk.files();
         let before: Vec<Vec<u8>> = files
             .iter()
-            .map(|(file, n)| read(&**disk, *file, *n))
+            .map(|(file, _)| disk.content(*file).unwrap_or_default())
             .collect();
         let lost = self.once_in(3);
         let (file, range) = match lost {
             true => {
                 let (file, length) = files[self.roll(files.len() as u64) as usize];
-                let from = self.roll(length);
-                disk.lose(file, from..(from + 512).min(length));
-                (file, from..(from + 512).min(length))
+                let from = self.roll(length) / SECTOR * SECTOR;
+                let range = from..(from + SECTOR).min(length);
+                disk.lose(file, range.clone());
+                (file, range)
             }
             false => match disk.flip_bit() {
                 Some((file, at)) => (file, at..at + 1),
@@ -170,11 +180,4 @@ impl World {
             }
         }
     }
-}
-
-fn read(disk: &impl Volume, pack: FileId, length: u64) -> Vec<u8> {
-    let mut bytes = vec![0; length as usize];
-    let filled = disk.read_at(pack, 0, &mut bytes).unwrap_or(0);
-    bytes.truncate(filled);
-    bytes
 }

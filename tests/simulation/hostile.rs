@@ -23,7 +23,7 @@ pub fn attack(world: &Arc<World>) {
         return;
     }
     let at = world.roll(world.servers.len() as u64) as usize;
-    let what = world.roll(7);
+    let what = world.roll(8);
     world.note(format_args!("server {at} is hostile: attack {what}"));
     match what {
         0 => noise(world, at),
@@ -32,6 +32,7 @@ pub fn attack(world: &Arc<World>) {
         3 => foreign_server(world, at),
         4 => taken_point(world, at),
         5 => points_at_nothing(world, at),
+        6 => brings_back(world),
         _ => other_tenant(world, at),
     }
 }
@@ -202,6 +203,29 @@ fn taken_point(world: &Arc<World>, at: usize) {
     let manifest = manifest(world, at, point, vec![]);
     let answer = ask(world, peer, &Request::Commit { session, manifest });
     refused(answer, &[RefusalCode::Corrupt], "a point was overwritten");
+}
+
+/// The very manifest of a point that was deleted, once more.
+fn brings_back(world: &Arc<World>) {
+    let deleted = {
+        let promises = world.promises();
+        let deleted = |p: &&crate::promises::Promise| p.state == crate::promises::State::Deleted;
+        let of = promises.points.values().find(deleted);
+        of.filter(|_| !promises.hit_more)
+            .map(|p| (p.server, p.manifest.clone()))
+    };
+    let Some((at, manifest)) = deleted else {
+        return;
+    };
+    let peer = world.peer(at);
+    let Some(session) = session(world, peer) else {
+        return;
+    };
+    match ask(world, peer, &Request::Commit { session, manifest }) {
+        // Its chunks may be collected by now.
+        Some(Ok(Response::Incomplete { .. })) => {}
+        other => refused(other, &[RefusalCode::Corrupt], "a deleted point came back"),
+    }
 }
 
 /// A point over chunks that are not there, or stand in the wrong place.

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
+use crate::catalogue::CatalogueFate;
 use crate::hostile;
-use crate::machine::{CatalogueFate, End};
+use crate::machine::End;
 use crate::promises::State;
 use crate::server::{Ended, back_up};
 use crate::site::Site;
@@ -48,7 +49,7 @@ async fn turn(world: &Arc<World>) {
         world.machine.disk.set_room(Some(room));
     }
     if world.once_in(4) && world.machine.is_up() {
-        world.machine.snapshot();
+        world.machine.catalogue.lock().unwrap().snapshot();
     }
     let count = world.servers.len() as u64;
     match world.roll(18) {

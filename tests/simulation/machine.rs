@@ -1,12 +1,12 @@
 //! The vault's machine: a disk that fails, a catalogue that ages, a process that dies and is
 //! started again.
 
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use relevo_vault::clock::BootClock;
+use relevo_vault::error::StoreError;
 use relevo_vault::ingest::Peer;
 use relevo_vault::ledger::Finding;
 use relevo_vault::settings::{Immutability, Settings, SettingsWatch};
@@ -16,6 +16,7 @@ use relevo_wire::VaultId;
 use relevo_wire::identity::Authority;
 
 use crate::aside::Aside;
+use crate::catalogue::{CatalogueFate, CatalogueFiles};
 use crate::serve::{SimulatedVault, serve};
 
 /// Attempts to start, each of which a crash may end.
@@ -32,6 +33,8 @@ pub struct Machine {
     /// What its kernel tells of the time since it was started.
     pub boot: Arc<Boot>,
     aside: Aside,
+    /// The catalogue's files.
+    pub catalogue: Mutex<CatalogueFiles>,
     state: Mutex<State>,
 }
 
@@ -65,7 +68,6 @@ struct State {
     vault: Option<Arc<SimulatedVault>>,
     /// Counts starts, so that a connection knows its vault is gone.
     life: u64,
-    snapshots: u64,
 }
 
 /// How the vault ended.
@@ -77,17 +79,6 @@ pub enum End {
     PowerCut,
 }
 
-/// What the vault's catalogue was when it was started.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CatalogueFate {
-    /// As it was left.
-    Kept,
-    /// An older state: it is not synced.
-    Aged,
-    /// Gone.
-    Lost,
-}
-
 impl Machine {
     /// An empty one. `roll_at`: packs begin anew at this size.
     pub fn new(seed: u64, roll_at: u64, locked_days: u16) -> Self {
@@ -96,10 +87,12 @@ impl Machine {
             true => tempfile::tempdir_in(memory),
             false => tempfile::tempdir(),
         };
+        let dir = dir.unwrap();
         Self {
             disk: Arc::new(SimulatedDisk::new(seed)),
             id: VaultId::random(),
-            dir: dir.unwrap(),
+            catalogue: Mutex::new(CatalogueFiles::new(dir.path())),
+            dir,
             roll_at,
             settings: Settings {
                 immutability: Immutability { days: locked_days },
@@ -110,7 +103,6 @@ impl Machine {
             state: Mutex::new(State {
                 vault: None,
                 life: 0,
-                snapshots: 0,
             }),
         }
     }
@@ -179,13 +171,16 @@ impl Machine {
         }
     }
 
-    /// Starts the vault; crashes may come in the middle of that too. What it found.
-    pub fn start(&self, dice: &mut Dice, faults: bool) -> Vec<Finding> {
+    /// Starts the vault over a catalogue of this fate; crashes may come in the middle of that
+    /// too. What it found.
+    pub fn start(&self, dice: &mut Dice, fate: CatalogueFate, faults: bool) -> Vec<Finding> {
+        let mut harmed = fate == CatalogueFate::Harmed;
         for _ in 0..STARTS {
             if faults && dice.once_in(3) {
                 self.disk.plan(dice.roll(12), Fault::Crash);
             }
-            let (disk, id, path) = (self.disk.clone(), self.id, self.catalogue());
+            let (disk, id) = (self.disk.clone(), self.id);
+            let path = self.catalogue.lock().unwrap().path();
             let (roll_at, boot) = (self.roll_at, self.boot.clone());
             let settings = Arc::new(SettingsWatch::fixed(self.settings.clone()));
             let opened = self.aside.run(move || {
@@ -210,57 +205,14 @@ impl Machine {
                     true => End::Killed,
                     false => End::PowerCut,
                 }),
+                Err(StoreError::Catalogue(text)) if harmed && text.contains("segment") => {
+                    // What its remedy says: 'rebuild'.
+                    harmed = false;
+                    self.catalogue.lock().unwrap().lose();
+                }
                 Err(error) => panic!("the vault does not open: {error}"),
             }
         }
         panic!("the vault does not open however often it is started");
-    }
-
-    fn catalogue(&self) -> PathBuf {
-        self.dir.path().join("catalogue.sqlite")
-    }
-
-    fn snapshot_path(&self, number: u64) -> PathBuf {
-        self.dir.path().join(format!("snapshot-{number}"))
-    }
-
-    /// Remembers the catalogue, for a later crash to go back to.
-    pub fn snapshot(&self) {
-        let mut state = self.state();
-        let to = self.snapshot_path(state.snapshots);
-        let db = rusqlite::Connection::open(self.catalogue()).unwrap();
-        db.execute("VACUUM INTO ?1", [to.to_str().unwrap()])
-            .unwrap();
-        state.snapshots += 1;
-    }
-
-    /// What an end leaves of the catalogue.
-    pub fn age_catalogue(&self, dice: &mut Dice, fate: Option<CatalogueFate>) -> CatalogueFate {
-        let snapshots = self.state().snapshots;
-        match dice.roll(6) {
-            _ if fate == Some(CatalogueFate::Lost) => {
-                self.lose_catalogue();
-                CatalogueFate::Lost
-            }
-            0 => {
-                self.lose_catalogue();
-                CatalogueFate::Lost
-            }
-            1 | 2 if snapshots > 0 => {
-                let older = self.snapshot_path(dice.roll(snapshots));
-                self.lose_catalogue();
-                std::fs::copy(older, self.catalogue()).unwrap();
-                CatalogueFate::Aged
-            }
-            _ => CatalogueFate::Kept,
-        }
-    }
-
-    /// Takes the catalogue away.
-    pub fn lose_catalogue(&self) {
-        for suffix in ["", "-wal", "-shm"] {
-            let path = format!("{}{suffix}", self.catalogue().display());
-            let _ = std::fs::remove_file(path);
-        }
     }
 }

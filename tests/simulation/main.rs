@@ -9,7 +9,7 @@
 //! ```
 //!
 //! * [`world`], [`life`]: what is there, and what happens. [`check`], [`promises`]: what must hold.
-//! * [`machine`], [`serve`], [`network`]: the vault's end, the agent's end, the line between.
+//! * [`machine`], [`catalogue`], [`serve`], [`network`]: the vault's end, the agent's end, the line between.
 //! * [`server`], [`image`], [`site`], [`hostile`], [`keeping`]: who takes part.
 //! * [`run`]: seeds by the thousand, on all processors.
 //!
@@ -19,6 +19,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod aside;
+mod catalogue;
 mod check;
 mod hostile;
 mod image;
@@ -44,12 +45,17 @@ fn main() {
     if let Some(seed) = options.seed {
         return run::replay(seed, options.trace);
     }
-    let seeds = format!("what_is_acknowledged_survives_in_{}_worlds", options.seeds);
+    eprintln!(
+        "{} worlds; --seeds N or RELEVO_SEEDS=N for more",
+        options.seeds
+    );
     let trials = vec![
         Trial::test("the_same_seed_lives_the_same_world", || {
             run::same_twice(24).map_err(Failed::from)
         }),
-        Trial::test(seeds, move || run::all(&options).map_err(Failed::from)),
+        Trial::test("what_is_acknowledged_survives_in_every_world", move || {
+            run::all(&options).map_err(Failed::from)
+        }),
     ];
     let mut arguments = Arguments::from_iter(rest);
     arguments.test_threads = Some(1);

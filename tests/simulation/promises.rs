@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
+use relevo_wire::manifest::SealedManifest;
 use relevo_wire::{ChunkId, PointId};
 
 use crate::image::Image;
@@ -38,6 +39,8 @@ pub struct Promise {
     pub server: usize,
     /// What they held.
     pub image: Arc<Vec<Image>>,
+    /// What was sent to be committed.
+    pub manifest: SealedManifest,
     /// What was said.
     pub state: State,
     /// Whether it is held.

@@ -16,8 +16,9 @@ use relevo_wire::{SiteId, TenantId, Timestamp};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
+use crate::catalogue::CatalogueFate;
 use crate::image::Image;
-use crate::machine::{CatalogueFate, End, Machine};
+use crate::machine::{End, Machine};
 use crate::network::{Line, Weather};
 use crate::promises::{Hold, Promise, Promises, State};
 use crate::server::Server;
@@ -138,7 +139,8 @@ impl World {
             begun: Instant::now(),
         });
         world.note(format_args!("world: {fates:?}, packs of {roll_at}"));
-        world.machine.start(&mut Dice::new(seed), false);
+        let kept = CatalogueFate::Kept;
+        world.machine.start(&mut Dice::new(seed), kept, false);
         world.enroll();
         world
     }
@@ -284,6 +286,7 @@ impl World {
         let asked = Promise {
             server,
             image: image.clone(),
+            manifest: manifest.clone(),
             state: State::Asked,
             held: Hold::Free,
             locked_until: match self.fates.locked_days {
@@ -342,8 +345,8 @@ impl World {
         self.machine.disk.set_room(None);
         self.machine.end(end);
         let mut dice = self.dice().clone();
-        let fate = self.machine.age_catalogue(&mut dice, fate);
-        let findings = self.machine.start(&mut dice, faults);
+        let fate = self.machine.catalogue.lock().unwrap().age(&mut dice, fate);
+        let findings = self.machine.start(&mut dice, fate, faults);
         *self.dice() = dice;
         let mut shown: Vec<String> = findings.iter().map(|f| f.to_string()).collect();
         shown.sort();
