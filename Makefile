@@ -20,7 +20,8 @@ build: prerequisites ## Build the five programs (target/release)
 demo: build ## Show the main job on a real server's disk; DISK=/path/to/disk.raw for your own
 	@DISK='$(DISK)' tests/demo/run
 
-test: prerequisites site-kernel demo-disk ## Run every test, those with a real guest included
+test: export RELEVO_SEEDS := $(or $(SEEDS),10000)
+test: prerequisites site-kernel demo-disk ## Run every test, those with a real guest included; SEEDS=N simulated worlds (10000)
 	@cargo build --locked --workspace --bins
 	@$(if $(TEST_RUNNER),CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER='$(TEST_RUNNER)') cargo test --locked --workspace
 	@tests/demo-disk/test
