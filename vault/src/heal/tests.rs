@@ -225,7 +225,9 @@ impl World {
                 format!("a flipped bit at {at} of {pack}")
             }
             1 => {
-                let to = (at + 1 + self.dice.roll(5000)).min(length);
+                // Whole pages: less the kernel does not read.
+                let at = at - at % 4096;
+                let to = at + 4096 * (1 + self.dice.roll(2));
                 self.disk.lose(pack, at..to);
                 format!("unreadable bytes {at}..{to} of {pack}")
             }
