@@ -155,7 +155,7 @@ fn ask(name: &str, range: std::ops::Range<u64>, mut look: impl FnMut(&[ChunkId])
     let mut ids = || -> Vec<ChunkId> {
         let mut next = || {
             n = n.wrapping_add(0x9e37_79b9_7f4a_7c15);
-            range.start + (u128::from(n) * u128::from(range.end - range.start) >> 64) as u64
+            range.start + ((u128::from(n) * u128::from(range.end - range.start)) >> 64) as u64
         };
         (0..ASKED).map(|_| id(next())).collect()
     };

@@ -167,9 +167,9 @@ impl<V: Volume> Healing<'_, V> {
             })
             .collect();
         // A lost pack's blocks behind its end are known: zeros.
-        for slot in 0..data.len() {
-            if data[slot].is_none() && group.block_length(slot, column) == 0 {
-                data[slot] = Some(vec![0; BLOCK]);
+        for (slot, block) in data.iter_mut().enumerate() {
+            if block.is_none() && group.block_length(slot, column) == 0 {
+                *block = Some(vec![0; BLOCK]);
             }
         }
         let lost: Vec<usize> = (0..data.len()).filter(|&at| data[at].is_none()).collect();
