@@ -225,10 +225,12 @@ impl Disk {
         Ok(())
     }
 
-    /// The next run of bytes at or after `from` that may hold data, within `from..end`.
+    /// The next run of bytes at or after `from` that may hold data: where it begins, which is
+    /// before `end`, and where it ends, wherever that is. File systems may look at each page of
+    /// the run, so that whoever asks again within it spends the square of the disk.
     pub fn next_data(&self, from: u64, end: u64) -> Result<Option<(u64, u64)>, DiskError> {
         if !self.holes {
-            return Ok((from < end).then_some((from, end)));
+            return Ok((from < end).then_some((from, self.size)));
         }
         let fail = |offset, e: rustix::io::Errno| DiskError::Read {
             path: self.path.clone(),
@@ -243,7 +245,7 @@ impl Disk {
         };
         let stop = rustix::fs::seek(&self.file, rustix::fs::SeekFrom::Hole(start))
             .map_err(|e| fail(start, e))?;
-        Ok(Some((start, stop.min(end))))
+        Ok(Some((start, stop)))
     }
 
     /// As [`read_at`](Self::read_at), and lets the kernel forget the pages, so that imaging does

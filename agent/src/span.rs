@@ -1,5 +1,7 @@
 //! One span of a disk in memory: holes skipped, zeros told from data.
 
+use std::ops::Range;
+
 use relevo_wire::index::SPAN;
 
 use crate::disk::{Disk, DiskError};
@@ -29,10 +31,12 @@ pub fn count(size: u64) -> u64 {
     size.div_ceil(SPAN)
 }
 
-/// Reads spans into one buffer that it keeps.
+/// Reads spans of one disk into one buffer that it keeps.
 #[derive(Default)]
 pub struct SpanReader {
     buffer: Vec<u8>,
+    /// The run of data found last.
+    run: Range<u64>,
 }
 
 impl SpanReader {
@@ -42,7 +46,7 @@ impl SpanReader {
         let end = (start + SPAN).min(disk.size());
         let length = end.saturating_sub(start);
         let (mut at, mut read) = (start, 0);
-        while let Some((from, to)) = disk.next_data(at, end)? {
+        while let Some((from, to)) = self.next_data(disk, at, end)? {
             // Only a span with data costs memory that is touched.
             if self.buffer.len() < length as usize {
                 self.buffer.resize(length as usize, 0);
@@ -70,6 +74,23 @@ impl SpanReader {
             read,
             content,
         })
+    }
+
+    /// The next run of data within `at..end`.
+    fn next_data(
+        &mut self,
+        disk: &Disk,
+        at: u64,
+        end: u64,
+    ) -> Result<Option<(u64, u64)>, DiskError> {
+        if !self.run.contains(&at) {
+            match disk.next_data(at, end)? {
+                Some((from, to)) => self.run = from..to,
+                None => return Ok(None),
+            }
+        }
+        let from = self.run.start.max(at);
+        Ok((from < end).then(|| (from, self.run.end.min(end))))
     }
 }
 
