@@ -12,6 +12,8 @@
 //! keyed BLAKE3 of the encoded plaintext: two encodings of one plaintext (another compressor
 //! version, say) share a key and so must not share a nonce.
 
+use std::cell::RefCell;
+
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 
 use crate::id::ChunkId;
@@ -256,7 +258,7 @@ fn open_data(
     let body = open_tail(id, &sealed[2..], key, &header)?;
     let plaintext = match header[1] {
         CODEC_STORED => body,
-        CODEC_ZSTD => zstd::bulk::decompress(&body, length)
+        CODEC_ZSTD => decompress(&body, length)
             .map_err(|_| malformed("its compressed data does not unfold to the length named"))?,
         _ => {
             return Err(malformed(
@@ -272,6 +274,22 @@ fn open_data(
         });
     }
     Ok(plaintext)
+}
+
+thread_local! {
+    /// Making a decompressor costs as much as unfolding 20 KiB.
+    static DECOMPRESSOR: RefCell<Option<zstd::bulk::Decompressor<'static>>> =
+        const { RefCell::new(None) };
+}
+
+fn decompress(body: &[u8], length: usize) -> std::io::Result<Vec<u8>> {
+    DECOMPRESSOR.with_borrow_mut(|kept| {
+        let decompressor = match kept {
+            Some(kept) => kept,
+            None => kept.insert(zstd::bulk::Decompressor::new()?),
+        };
+        decompressor.decompress(body, length)
+    })
 }
 
 /// The nonce and AEAD key for a body under a chunk key.
