@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use relevo_wire::ChunkId;
 use relevo_wire::index::{Extent, SPAN};
+use tokio::sync::Semaphore;
 use tokio::task::{JoinSet, block_in_place};
 
 use crate::block::BlockRead;
@@ -188,32 +189,31 @@ impl Job {
             at += u64::from(extent.length());
         }
         let ids: Vec<ChunkId> = wanted.iter().map(|(_, chunk, _)| chunk.id).collect();
-        let (mut data, mut failed) = (0, None);
+        let mut arrived = Vec::with_capacity(ids.len());
         self.spans
             .store()
             .source()
-            .fetch(&ids, |i, sealed| {
-                let (at, chunk, length) = &wanted[i];
-                let written = match open(sealed, chunk, *length) {
-                    Ok(bytes) => block_in_place(|| self.target.write(*at, &bytes))
-                        .map(|()| (bytes.len() as u64, 0)),
-                    Err(reason) => {
-                        block_in_place(|| self.unavailable(*at, *length as u64, &reason))
-                    }
-                };
-                match written {
-                    Ok((more, zeroed)) => {
-                        data += more;
-                        zeros += zeroed;
-                    }
-                    Err(error) => failed = Some(error),
-                }
-            })
+            .fetch(&ids, |i, sealed| arrived.push((i, sealed)))
             .await;
-        match failed {
-            Some(error) => Err(error),
-            None => Ok((data, zeros)),
-        }
+        // All at once: each time a thread leaves the runtime's workers and comes back costs more
+        // than a chunk. Of more than the processors at a time none would be done sooner, and the
+        // line's driver would wait behind them.
+        let _place = self.target.writers.acquire().await;
+        let written = block_in_place(|| {
+            let mut data = 0;
+            for (i, sealed) in arrived {
+                let (at, chunk, length) = &wanted[i];
+                match open(sealed, chunk, *length) {
+                    Ok(bytes) => {
+                        self.target.write(*at, &bytes)?;
+                        data += bytes.len() as u64;
+                    }
+                    Err(reason) => zeros += self.unavailable(*at, *length as u64, &reason)?.1,
+                }
+            }
+            Ok(data)
+        });
+        written.map(|data| (data, zeros))
     }
 
     /// When salvaging, makes zeros of bytes that cannot be had and notes them; else fails.
@@ -260,6 +260,8 @@ struct Target {
     is_device: bool,
     /// Made by this restore.
     is_new: bool,
+    /// Places for those who open and write.
+    writers: Semaphore,
 }
 
 impl Target {
@@ -315,6 +317,7 @@ impl Target {
             blank: true,
             is_device: false,
             is_new: false,
+            writers: writers(),
         })
     }
 
@@ -352,6 +355,7 @@ impl Target {
             blank: false,
             is_device: true,
             is_new: false,
+            writers: writers(),
         })
     }
 
@@ -423,6 +427,10 @@ impl Target {
         tracing::debug!(path = %self.path.display(), blocks = meta.blocks(), "target is on stable storage");
         Ok(())
     }
+}
+
+fn writers() -> Semaphore {
+    Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from))
 }
 
 /// `BLKZEROOUT` of `linux/fs.h`: zeros a range of a device, by discarding where that is the same.
