@@ -24,8 +24,8 @@ use crate::seal::UnderWay;
 use crate::stop::Stop;
 use crate::uplink::{Committed, Dial, Link, Patience, Uplink, UplinkError};
 
-/// Sealed chunks between the workers and the uplink: at most 16 MiB.
-const OFFERS: usize = 64;
+/// Sealed chunks between the workers and the uplink: at most 4 MiB.
+const OFFERS: usize = 16;
 /// Facts between the uplink and the cache, 150 bytes each.
 const FACTS: usize = 8192;
 /// More of either than a disk that fits into memory makes.

@@ -25,7 +25,7 @@
 //!   are authenticated under a key that names vault, epoch, tenant and server.
 //! * No recovery point comes of a disk that could not be read whole.
 //! * Memory does not depend on the size of the disks. With *n* workers, at most: *n* × 6 MiB of
-//!   spans and compressors, 16 MiB of sealed chunks between workers and uplink, 64 MiB of them
+//!   spans and compressors, 4 MiB of sealed chunks between workers and uplink, 48 MiB of them
 //!   in the uplink (and at most 65,536 chunks), 2 MiB of pages for each of *n* + 1 cache
 //!   connections, and one open index node per level.
 

@@ -9,6 +9,7 @@ use relevo_agent::progress::LogOutput;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
+    relevo_wire::allocator::share_heaps();
     let cli = Cli::parse();
     let level = match cli.verbose {
         0 => "warn",

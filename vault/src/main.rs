@@ -10,5 +10,6 @@ mod run;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    relevo_wire::allocator::share_heaps();
     run::run(arguments::parse())
 }

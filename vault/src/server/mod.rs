@@ -2,7 +2,8 @@
 //!
 //! Memory of one connection is bounded by its windows ([`relevo_wire::client::transport`]), by
 //! `REQUESTS` requests half read, by `PUTS` puts of `PUT_PIECE` bytes buffered and one such
-//! piece with the writer, and by `GETS` answers of `READ_AHEAD` MiB read ahead; that of somebody
+//! piece with the writer, by `READ_AHEAD` MiB read ahead of all its answers and one more for each
+//! of `GETS`, and by what is sent and not acknowledged (the send window); that of somebody
 //! unknown by `UNKNOWN_WINDOW`. One peer has only so many connections, and handshakes that
 //! nobody finishes make room for others. Whatever a peer sends, the worst that follows is a
 //! refusal and a line in the log.
@@ -43,8 +44,10 @@ const GETS: usize = 32;
 /// Bytes of a put that are hashed and handed to the writer together. Larger pieces make fewer
 /// and longer writes: a disk that takes 75 MB/s in synced pieces of 1 MiB takes 200 in 8 MiB.
 const PUT_PIECE: usize = 4 * 1024 * 1024;
-/// Reads of packs ahead of the network, 1 MiB each.
-const READ_AHEAD: usize = 3;
+/// Reads of packs ahead of the network, 1 MiB each, of one answer.
+const ANSWER_READ_AHEAD: usize = 3;
+/// The same of all answers of one connection together, besides the one that each is sending.
+const READ_AHEAD: usize = 8;
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long nothing may come of a request that is half sent, or be read of an answer.
@@ -70,6 +73,7 @@ struct Shared<V> {
     requests: Semaphore,
     puts: Semaphore,
     gets: Semaphore,
+    reads: Arc<Semaphore>,
 }
 
 impl<V: Volume> Server<V> {
@@ -81,7 +85,7 @@ impl<V: Volume> Server<V> {
         address: SocketAddr,
     ) -> Result<Self, VaultError> {
         let config = server_config(&authority, id)?;
-        let listening = std::net::UdpSocket::bind(address).and_then(|socket| {
+        let listening = client::bind(address).and_then(|socket| {
             let runtime = Arc::new(quinn::TokioRuntime);
             Endpoint::new(reset::endpoint(&authority), Some(config), socket, runtime)
         });
@@ -298,6 +302,7 @@ async fn connection<V: Volume>(hall: Hall<V>, incoming: Incoming) {
         requests: Semaphore::new(REQUESTS),
         puts: Semaphore::new(PUTS),
         gets: Semaphore::new(GETS),
+        reads: Arc::new(Semaphore::new(READ_AHEAD)),
     });
     let mut streams = JoinSet::new();
     let reason = if peer == Peer::Applicant {

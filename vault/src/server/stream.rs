@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quinn::{RecvStream, SendStream};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -13,7 +14,7 @@ use relevo_wire::TenantId;
 use relevo_wire::frame::{self, FrameDecoder};
 use relevo_wire::message::{Refusal, RefusalCode, Request, Response};
 
-use super::{FRAME, PUT_PIECE, READ_AHEAD, STALLED, Shared};
+use super::{ANSWER_READ_AHEAD, FRAME, PUT_PIECE, STALLED, Shared};
 use crate::error::StoreError;
 use crate::ingest::{Outcome, Peer, Reception, check_chunks, malformed};
 use crate::store::ReadStep;
@@ -155,6 +156,18 @@ async fn join<T>(task: JoinHandle<Result<T, Refusal>>) -> Result<T, Refusal> {
     task.await.map_err(failed_task)?
 }
 
+/// Chunks that are being read, and the place in memory that was set aside for them.
+type Reading = (JoinHandle<Vec<Option<Bytes>>>, Option<OwnedSemaphorePermit>);
+
+/// A place for one more read. An answer that has nothing under way goes on without one, so that
+/// no answer waits for another's reader.
+fn place_to_read<V>(shared: &Shared<V>, first: bool) -> Option<Option<OwnedSemaphorePermit>> {
+    match shared.reads.clone().try_acquire_owned() {
+        Ok(permit) => Some(Some(permit)),
+        Err(_) => first.then_some(None),
+    }
+}
+
 /// Sends chunks in order, reading ahead of the network.
 async fn give<V: Volume>(
     shared: &Arc<Shared<V>>,
@@ -164,18 +177,20 @@ async fn give<V: Volume>(
 ) -> Result<(), Failure> {
     write(send, vec![encode(&Response::Chunks)?]).await?;
     let mut steps = steps.into_iter();
-    let mut reading: VecDeque<JoinHandle<Vec<Option<Bytes>>>> = VecDeque::new();
+    let mut reading: VecDeque<Reading> = VecDeque::new();
     loop {
-        while reading.len() < READ_AHEAD
+        while reading.len() < ANSWER_READ_AHEAD
+            && let Some(place) = place_to_read(shared, reading.is_empty())
             && let Some(step) = steps.next()
         {
             let shared = shared.clone();
-            reading.push_back(tokio::task::spawn_blocking(move || match step {
+            let read = tokio::task::spawn_blocking(move || match step {
                 ReadStep::Run(run) => shared.vault.store().read_run(tenant, &run),
                 ReadStep::Missing => vec![None],
-            }));
+            });
+            reading.push_back((read, place));
         }
-        let Some(next) = reading.pop_front() else {
+        let Some((next, _place)) = reading.pop_front() else {
             break;
         };
         let chunks = next.await.map_err(failed_task)?;

@@ -12,6 +12,7 @@
 //!   recovery point.
 //! * [`message`], [`frame`], [`upload`]: the protocol, without input or output of its own.
 //! * [`identity`], [`enrollment`], [`tls`], [`client`]: who may speak, and the connection.
+//! * [`allocator`]: how all programs keep their memory small.
 //!
 //! Invariants:
 //! * Plaintext and keys never appear in a [`chunk::SealedChunk`]'s bytes, a
@@ -19,6 +20,7 @@
 //! * Bytes are only stored or opened as [`chunk::CheckedChunk`], which has been hashed.
 //! * Whatever bytes arrive, decoding them ends in a value or an error, within bounded memory.
 
+pub mod allocator;
 pub mod chunk;
 pub mod chunker;
 pub mod client;

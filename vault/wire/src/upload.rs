@@ -31,14 +31,14 @@ pub struct UploadLimits {
 }
 
 impl Default for UploadLimits {
-    /// 64 MiB held, questions of 512, puts of 4 MiB, 8 of each under way: a line of 1 Gbit/s
+    /// 48 MiB held, questions of 512, puts of 2 MiB, 12 of each under way: a line of 1 Gbit/s
     /// and 150 ms (19 MB in flight) stays full.
     fn default() -> Self {
         Self {
-            held_bytes: 64 << 20,
+            held_bytes: 48 << 20,
             ask_ids: 512,
-            put_bytes: 4 << 20,
-            in_flight: 8,
+            put_bytes: 2 << 20,
+            in_flight: 12,
         }
     }
 }

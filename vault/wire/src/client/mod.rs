@@ -22,7 +22,7 @@ use dial::dial;
 use error::{describe, unexpected, write_error};
 use exchange::{Frames, exchange};
 
-pub use dial::{RECEIVE_WINDOW, transport};
+pub use dial::{RECEIVE_WINDOW, bind, transport};
 pub use error::{CLOSED_REVOKED, ClientError};
 pub use pages::PointPages;
 pub use renewal::{Renewal, renew, renew_when_due};
