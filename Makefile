@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help prerequisites build demo test lint site-kernel demo-disk bench-index
+.PHONY: help prerequisites build demo test lint site-kernel demo-disk bench-index bench-vault fuzz
 
 # Where rustup puts cargo, ahead of a distribution's older one.
 export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
@@ -33,6 +33,14 @@ lint: prerequisites ## Check format, lints and documentation
 
 bench-index: prerequisites ## Measure the chunk index; CHUNKS=1M,10M,100M for more, DIR=/where/to
 	@cargo bench --locked --package relevo-vault --bench index
+
+bench-vault: build demo-disk ## Measure beside restic, borg and rustic; RELEVO_BENCH_DIR=/where/to
+	@tests/install-bench-peers
+	@PATH=$(or $(RELEVO_CACHE),$(HOME)/.cache/relevo)/bench/bin:$$PATH RELEVO_LOG=error \
+		$(or $(CARGO_TARGET_DIR),target)/release/relevo-bench
+
+fuzz: ## Feed one parser with mutated inputs until stopped; TARGET=pack, more without
+	@tests/fuzz/run $(TARGET)
 
 prerequisites: ## Install the packages and the Rust that are missing
 	@tests/install-prerequisites

@@ -8,9 +8,11 @@ use std::path::{Path, PathBuf};
 /// When it was not built: `cargo build --workspace --bins` does.
 pub fn path(name: &str) -> PathBuf {
     let test = std::env::current_exe().unwrap_or_default();
-    // target/PROFILE/deps/TEST-HASH → target/PROFILE
-    let profile = test.ancestors().nth(2).unwrap_or(Path::new("."));
-    let program = profile.join(name);
+    // Tests are in target/PROFILE/deps, the programs and what measures them one above.
+    let mut beside = test.ancestors().skip(1).take(2).map(|dir| dir.join(name));
+    let program = beside
+        .find(|program| program.is_file())
+        .unwrap_or_else(|| PathBuf::from(name));
     assert!(
         program.exists(),
         "{} is not built: run 'cargo build --workspace --bins' first",

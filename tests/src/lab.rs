@@ -127,6 +127,15 @@ impl Lab {
         self.vault = Some(vault);
     }
 
+    /// Process id of the vault.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn vault_pid(&self) -> u32 {
+        let vault = self.vault.as_ref();
+        vault.map_or_else(|| panic!("the vault does not run"), Running::pid)
+    }
+
     /// Kills the vault without warning.
     pub fn kill_vault(&mut self) {
         self.vault = None;
