@@ -51,7 +51,12 @@ fn main() {
 fn fixture(to: &Path) -> std::io::Result<Vec<Pack>> {
     let archive = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/vault-format-1.tar.zst");
     let mut unpack = Command::new("tar");
-    unpack.arg("--zstd").arg("-C").arg(to).arg("-xf").arg(archive);
+    unpack
+        .arg("--zstd")
+        .arg("-C")
+        .arg(to)
+        .arg("-xf")
+        .arg(archive);
     let done = unpack.status()?.success();
     if !done {
         return Err(std::io::Error::other("the fixture could not be unpacked"));
