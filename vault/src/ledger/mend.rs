@@ -106,9 +106,12 @@ impl<V: Volume> Ledger<V> {
         let Some((_, scanned)) = known.into_iter().find(|(known, _)| *known == pack) else {
             return Ok(0);
         };
-        let length = scanned.saturating_sub(FIRST_ENTRY) as usize;
-        let (bytes, _) =
-            read_salvaging(&*self.volume, pack, FIRST_ENTRY, length).map_err(failed)?;
+        let there = self.volume.length(pack).map_err(failed)?.min(scanned);
+        let length = there.saturating_sub(FIRST_ENTRY) as usize;
+        let read = read_salvaging(&*self.volume, pack, FIRST_ENTRY, length);
+        let Ok((bytes, _)) = read else {
+            return Ok(0);
+        };
         let found = scan(&bytes, FIRST_ENTRY, &header.salt);
         let mut wanted = Vec::new();
         for entry in &found.entries {
