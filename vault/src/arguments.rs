@@ -9,8 +9,8 @@ use relevo_vault::catalogue::Role;
 use relevo_vault::token::parse_duration;
 use relevo_wire::TenantId;
 
-use crate::governing::Governing;
 use crate::checking::Checking;
+use crate::governing::Governing;
 use crate::keeping::Keeping;
 
 /// Keeps sealed images of servers: proves them whole, cannot read them.
@@ -110,6 +110,24 @@ relevo-vault token --dir /srv/vault --role auditor               for a person: r
     Images {
         #[command(flatten)]
         place: Place,
+        /// Print facts as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Take back the space of what no recovery point needs any more.
+    ///
+    /// Works while the vault serves, which does it by itself too: see [collect] in settings.toml.
+    /// Ends with code 1 when something is held back or damaged; the report says why.
+    Collect {
+        #[command(flatten)]
+        place: Place,
+        /// Change nothing: say what would go.
+        #[arg(long)]
+        dry_run: bool,
+        /// Also where packs are damaged or missing: what was below a lost index node is then
+        /// given up, even if the node should come back.
+        #[arg(long)]
+        accept_loss: bool,
         /// Print facts as JSON.
         #[arg(long)]
         json: bool,

@@ -185,10 +185,11 @@ impl Directory {
     }
 
     /// Makes the directory one of [`FORMAT`] when an earlier release made it; true when it was
-    /// not. Before anything is written that the earlier release would not understand.
+    /// not. Before anything is written that the earlier release would not understand; the lock
+    /// must be held.
     ///
     /// New file → `fsync` → rename → `fsync` of the directory: a crash leaves the old or the new.
-    pub fn upgrade(&self, _lock: &Lock) -> Result<bool, VaultError> {
+    pub fn upgrade(&self) -> Result<bool, VaultError> {
         let toml_path = self.path.join("vault.toml");
         // Read anew: who had the lock before may have done it.
         let current = Self::open(&self.path)?.file;
@@ -336,9 +337,9 @@ mod tests {
         fs::write(path.join("vault.toml.new"), "format = ").unwrap();
         let directory = Directory::open(&path).unwrap();
         assert_eq!(directory.file().format, 1);
-        let lock = directory.lock().unwrap();
-        assert!(directory.upgrade(&lock).unwrap());
-        assert!(!directory.upgrade(&lock).unwrap());
+        let _lock = directory.lock().unwrap();
+        assert!(directory.upgrade().unwrap());
+        assert!(!directory.upgrade().unwrap());
         let after = Directory::open(&path).unwrap();
         assert_eq!(after.file().format, FORMAT);
         assert_eq!(after.file().vault, made.file().vault);

@@ -24,6 +24,9 @@ pub enum StoreError {
     /// A recovery point's id was used for another one.
     #[error("recovery point {0} exists already with other content")]
     PointTaken(PointId),
+    /// What a recovery point refers to was removed or not proven since it was looked at.
+    #[error("what recovery point {0} refers to changed while it was committed")]
+    NotWhole(PointId),
     /// The packs were written by a newer release.
     #[error("a pack has format {found}, newer than {known}, which this release knows")]
     Newer {
@@ -59,7 +62,7 @@ impl StoreError {
                 "see the kernel's log for the disk; then restart the vault and run 'relevo-vault verify'"
             }
             Self::Catalogue(_) => "run 'relevo-vault rebuild': the packs hold everything",
-            Self::PointTaken(_) => "start the backup anew",
+            Self::PointTaken(_) | Self::NotWhole(_) => "start the backup anew",
             Self::Newer { .. } => "update relevo-vault to the release that wrote it, or later",
             Self::Stopped => "try again when the vault runs",
         }
@@ -79,7 +82,7 @@ impl From<StoreError> for Refusal {
     fn from(error: StoreError) -> Self {
         let code = match error {
             StoreError::Full(_) => RefusalCode::Full,
-            StoreError::PointTaken(_) => RefusalCode::Corrupt,
+            StoreError::PointTaken(_) | StoreError::NotWhole(_) => RefusalCode::Corrupt,
             _ => RefusalCode::Storage,
         };
         Self::new(code, error.to_string(), error.remedy())

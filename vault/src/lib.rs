@@ -19,6 +19,7 @@
 //! * [`remote`]: the other side of the network, for people.
 //! * [`scrub`], [`heal`], [`parity`]: everything is read again and again, and what is damaged
 //!   is made anew from parity, from another vault, or by the agents.
+//! * [`collect`]: takes back the space of what no recovery point needs any more.
 //! * [`server`]: the network. [`token`], [`images`], [`verify`], [`rebuild`]: the commands.
 //!
 //! Invariants:
@@ -34,6 +35,7 @@
 pub mod audit;
 pub mod catalogue;
 pub mod clock;
+pub mod collect;
 pub mod completeness;
 pub mod control;
 pub mod directory;

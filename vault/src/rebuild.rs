@@ -34,6 +34,10 @@ pub struct Rebuilt {
 /// can be read; times of verification are not.
 pub fn rebuild(directory: &Directory) -> Result<Rebuilt, VaultError> {
     let _lock = directory.lock()?;
+    rebuild_locked(directory)
+}
+
+fn rebuild_locked(directory: &Directory) -> Result<Rebuilt, VaultError> {
     let old = directory.catalogue();
     let new = old.with_extension("sqlite.new");
     remove(&new)?;
@@ -89,9 +93,20 @@ fn remove(database: &Path) -> Result<(), VaultError> {
     Ok(())
 }
 
+/// Makes a catalogue anew that an earlier release made; the lock must be held.
+fn replace_outdated(directory: &Directory) -> Result<(), VaultError> {
+    if Catalogue::is_of_earlier_release(&directory.catalogue())? {
+        tracing::info!("an earlier release made the catalogue: it is made anew from the packs");
+        rebuild_locked(directory)?;
+    }
+    Ok(())
+}
+
 /// Opens the store to serve; the lock must be held. What is amiss goes to the log, and on the
-/// list of what is to be healed.
+/// list of what is to be healed. A vault of an earlier format becomes one of this release's.
 pub fn open_store(directory: &Directory) -> Result<Store<DiskVolume>, VaultError> {
+    directory.upgrade()?;
+    replace_outdated(directory)?;
     let (catalogue, fresh) = Catalogue::open(&directory.catalogue())?;
     prepare_packs(directory, Some(&catalogue))?;
     let volume = Arc::new(directory.volume());
@@ -178,7 +193,7 @@ pub(crate) fn note_findings(
                     let pack = PackId { tenant, number };
                     let unreadable = findings
                         .iter()
-                        .any(|f| matches!(f, Finding::Unreadable(found, _) if *found == pack));
+                        .any(|f| matches!(f, Finding::Unreadable(found, _) | Finding::Missing(found) if *found == pack));
                     if !unreadable {
                         catalogue.note_loss(pack, 0, 0, None)?;
                         catalogue.note_unsure(pack, 0, 0)?;
@@ -202,6 +217,9 @@ pub struct Beside {
 /// The catalogue for a command that may run beside a vault that serves. When none does, the
 /// catalogue is first brought up to the packs; what that found goes to the log.
 pub fn open_beside(directory: &Directory) -> Result<Beside, VaultError> {
+    if let Some(_lock) = directory.try_lock()? {
+        replace_outdated(directory)?;
+    }
     let held = directory.hold_catalogue(false)?;
     if let Some(_lock) = directory.try_lock()? {
         let (catalogue, fresh) = Catalogue::open(&directory.catalogue())?;

@@ -11,7 +11,8 @@ use serde::Serialize;
 use tracing_subscriber::EnvFilter;
 
 use relevo_vault::audit::{Act, Audit, Event};
-use relevo_vault::control::ControlServer;
+use relevo_vault::collect::Collector;
+use relevo_vault::control::{ControlServer, Request};
 use relevo_vault::directory::Directory;
 use relevo_vault::error::VaultError;
 use relevo_vault::ingest::Vault;
@@ -89,6 +90,18 @@ fn command(command: Command) -> Result<ExitCode, VaultError> {
             let list = images::list(&Directory::open(&place.dir)?)?;
             show(json, &list, || images::table(&list, Timestamp::now()))
         }
+        Command::Collect {
+            place,
+            dry_run,
+            accept_loss,
+            json,
+        } => {
+            let request = Request::Collect {
+                dry_run,
+                accept_loss,
+            };
+            crate::keeping::ask(&place, json, request)
+        }
         Command::Rebuild { place, json } => {
             let directory = Directory::open(&place.dir)?;
             let rebuilt = rebuild::rebuild(&directory)?;
@@ -162,11 +175,13 @@ fn serve(
         tokio::spawn(ControlServer::bind(dir)?.run(server.vault()));
         let upkeep = Upkeep::start(server.vault())?;
         let scrub = Scrub::start(server.vault())?;
+        let collector = Collector::start(server.vault())?;
         let stop = async move {
             stop.await;
             // While the store is still open: it writes a last entry.
             let _ = tokio::task::spawn_blocking(|| {
                 scrub.stop();
+                drop(collector);
                 upkeep.stop();
             })
             .await;

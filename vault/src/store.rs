@@ -1,23 +1,26 @@
 //! The store that sessions share: look-ups and reads go straight to catalogue and packs,
 //! records go to one writer thread that gathers what all sessions bring into one `fdatasync`.
 
+mod reads;
+
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-use bytes::Bytes;
-use relevo_wire::chunk::CheckedChunk;
 use relevo_wire::{ChunkId, TenantId, Timestamp, VaultId};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::catalogue::{Catalogue, Located, OpenSegments};
+use crate::catalogue::{Catalogue, OpenSegments};
 use crate::clock::{BootClock, VaultClock, VaultTime};
+use crate::collect::Openings;
 use crate::error::StoreError;
 use crate::ledger::{Appended, Deleted, Deletion, Finding, Ledger};
-use crate::pack::{ENTRY_HEADER, ROLL_AT, entry_size};
+use crate::pack::{ROLL_AT, entry_size};
 use crate::record::{ClockRecord, Record};
-use crate::volume::{PackId, Volume, read_exact};
+use crate::volume::Volume;
+
+pub use reads::{ReadRun, ReadStep, plan_reads, read_chunk};
 
 /// Batches that wait for the writer; a session that finds it full waits.
 const QUEUE: usize = 64;
@@ -25,10 +28,6 @@ const QUEUE: usize = 64;
 const ROUND_BYTES: usize = 64 * 1024 * 1024;
 /// Readers of the catalogue that are kept for the next; each has a cache.
 const READERS: usize = 16;
-/// Longest single read of packs.
-const READ_BYTES: u64 = 1024 * 1024;
-/// Bytes between two chunks that it is cheaper to read than to skip.
-const READ_GAP: u64 = 64 * 1024;
 
 /// Something that only the writer may do.
 type Work<V> = Box<dyn FnOnce(&mut Ledger<V>) + Send>;
@@ -70,6 +69,7 @@ type Answer = Result<Appended, StoreError>;
 /// A vault's packs and catalogue.
 pub struct Store<V> {
     volume: Arc<V>,
+    vault: VaultId,
     catalogue: PathBuf,
     segments: Arc<OpenSegments>,
     readers: Mutex<Vec<Catalogue>>,
@@ -78,6 +78,8 @@ pub struct Store<V> {
     clock: Arc<VaultClock>,
     client_reads: AtomicU64,
     catalogue_reads: AtomicU64,
+    openings: Openings,
+    collecting: Mutex<()>,
 }
 
 impl<V: Volume> Store<V> {
@@ -125,6 +127,7 @@ impl<V: Volume> Store<V> {
             .map_err(|e| StoreError::io("start the writer", &e))?;
         let store = Self {
             volume,
+            vault,
             catalogue: catalogue.into(),
             segments,
             readers: Mutex::default(),
@@ -133,6 +136,8 @@ impl<V: Volume> Store<V> {
             clock,
             client_reads: AtomicU64::new(0),
             catalogue_reads: AtomicU64::new(0),
+            openings: Openings::default(),
+            collecting: Mutex::default(),
         };
         Ok((store, findings))
     }
@@ -200,9 +205,26 @@ impl<V: Volume> Store<V> {
         answer.blocking_recv().map_err(|_| StoreError::Stopped)?
     }
 
+    /// Whose packs they are.
+    pub fn vault(&self) -> VaultId {
+        self.vault
+    }
+
     /// The packs.
     pub fn volume(&self) -> &Arc<V> {
         &self.volume
+    }
+
+    /// Uploads that are open.
+    pub fn openings(&self) -> &Openings {
+        &self.openings
+    }
+
+    /// Waits until nobody else collects.
+    pub fn collect_alone(&self) -> MutexGuard<'_, ()> {
+        self.collecting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Runs of reads that clients were given so far: what works in the background looks whether
@@ -270,42 +292,6 @@ impl<V: Volume> Store<V> {
         self.catalogue_reads.load(Ordering::Relaxed)
     }
 
-    /// A chunk's bytes, checked.
-    pub fn read_chunk(
-        &self,
-        tenant: TenantId,
-        id: ChunkId,
-        at: Located,
-    ) -> Result<CheckedChunk, StoreError> {
-        read_chunk(&*self.volume, tenant, id, at)
-    }
-
-    /// Reads what [`plan_reads`] put together: chunks in the order asked, nothing where one
-    /// cannot be read. Their bytes are for the reader to check.
-    pub fn read_run(&self, tenant: TenantId, run: &ReadRun) -> Vec<Option<Bytes>> {
-        self.client_reads.fetch_add(1, Ordering::Relaxed);
-        let number = run.pack;
-        let pack = PackId { tenant, number };
-        let read = |start: u64, end: u64| {
-            let bytes = read_exact(&*self.volume, pack, start, (end - start) as usize);
-            bytes.inspect_err(|error| tracing::error!(%pack, start, %error, "a read failed"))
-        };
-        match read(run.start, run.end) {
-            Ok(bytes) => {
-                let chunk = |&(offset, length): &(u64, u32)| {
-                    let at = (offset - run.start) as usize;
-                    Some(bytes.slice(at..at + length as usize))
-                };
-                run.chunks.iter().map(chunk).collect()
-            }
-            // One bad sector must not take its neighbours along.
-            Err(_) => {
-                let chunk = |&(at, length): &(u64, u32)| read(at, at + u64::from(length)).ok();
-                run.chunks.iter().map(chunk).collect()
-            }
-        }
-    }
-
     /// Stops the writer when it has answered everybody.
     pub fn close(&self) {
         let jobs = self
@@ -352,80 +338,6 @@ impl<V> Drop for Store<V> {
             let _ = writer.join();
         }
     }
-}
-
-/// A chunk's bytes from its pack, checked.
-pub fn read_chunk<V: Volume + ?Sized>(
-    volume: &V,
-    tenant: TenantId,
-    id: ChunkId,
-    at: Located,
-) -> Result<CheckedChunk, StoreError> {
-    let number = at.pack;
-    let pack = PackId { tenant, number };
-    let body_at = at.offset + ENTRY_HEADER as u64;
-    let bytes = read_exact(volume, pack, body_at, at.length as usize)
-        .map_err(|e| StoreError::io(format_args!("read pack {pack}"), &e))?;
-    CheckedChunk::check(id, bytes)
-        .map_err(|e| StoreError::Storage(format!("pack {pack} at {}: {e}", at.offset)))
-}
-
-/// Chunks that one read of a pack gives, in the order asked.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ReadRun {
-    pack: u32,
-    start: u64,
-    end: u64,
-    /// Offset in the pack and length of each.
-    chunks: Vec<(u64, u32)>,
-}
-
-/// A step of answering a request for chunks.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ReadStep {
-    /// The next chunks.
-    Run(ReadRun),
-    /// The next chunk is not there.
-    Missing,
-}
-
-impl ReadStep {
-    /// How many chunks this answers.
-    pub fn chunks(&self) -> usize {
-        match self {
-            Self::Run(run) => run.chunks.len(),
-            Self::Missing => 1,
-        }
-    }
-}
-
-/// Puts neighbours in a pack together, so that a disk read in order costs few reads here.
-pub fn plan_reads(found: &[Option<Located>]) -> Vec<ReadStep> {
-    let mut steps: Vec<ReadStep> = Vec::new();
-    for located in found {
-        let Some(at) = located else {
-            steps.push(ReadStep::Missing);
-            continue;
-        };
-        let start = at.offset + ENTRY_HEADER as u64;
-        let end = start + u64::from(at.length);
-        if let Some(ReadStep::Run(run)) = steps.last_mut()
-            && run.pack == at.pack
-            && (run.end..=run.end + READ_GAP).contains(&start)
-            && end - run.start <= READ_BYTES
-        {
-            run.end = end;
-            run.chunks.push((start, at.length));
-            continue;
-        }
-        steps.push(ReadStep::Run(ReadRun {
-            pack: at.pack,
-            start,
-            end,
-            chunks: vec![(start, at.length)],
-        }));
-    }
-    steps
 }
 
 /// Bytes of packs that a record of this many bytes takes.
@@ -488,7 +400,9 @@ fn serve_round<V: Volume>(ledger: &mut Ledger<V>, round: Vec<Job<V>>) {
             .map(|(records, _)| records.as_slice())
             .collect();
         let done = ledger.append(tenant, &records);
-        if let Err(error) = &done {
+        if let Err(error) = &done
+            && !matches!(error, StoreError::PointTaken(_) | StoreError::NotWhole(_))
+        {
             tracing::error!(%tenant, %error, "records could not be stored");
         }
         // Who has gone away needs no answer.
@@ -499,7 +413,7 @@ fn serve_round<V: Volume>(ledger: &mut Ledger<V>, round: Vec<Job<V>>) {
                 }
             }
             // One session's contradiction must not fail the others of the round.
-            Err(StoreError::PointTaken(_)) if batch.len() > 1 => {
+            Err(StoreError::PointTaken(_) | StoreError::NotWhole(_)) if batch.len() > 1 => {
                 for (records, reply) in batch {
                     let one = ledger.append(tenant, &[&records]);
                     let _ = reply.send(one.map(|a| a.first().copied().unwrap_or_default()));

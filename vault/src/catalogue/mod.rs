@@ -3,6 +3,8 @@
 //! What it holds beyond them: tokens, when points were verified, and which nodes were proven
 //! complete. Losing it costs a scan of the packs, the tokens that wait, and a verification.
 
+mod afresh;
+mod carrying;
 mod chunks;
 mod governance;
 mod healing;
@@ -11,6 +13,7 @@ mod listing;
 mod losses;
 mod people;
 mod references;
+mod removal;
 mod rows;
 mod segments;
 #[cfg(test)]
@@ -38,6 +41,7 @@ pub use listing::Image;
 pub use losses::Loss;
 pub use people::Enrolled;
 pub use references::PackUse;
+pub use removal::Unreferenced;
 pub use segments::OpenSegments;
 pub use take::Placed;
 pub use tokens::{Role, TokenError, TokenRow};

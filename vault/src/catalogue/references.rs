@@ -11,7 +11,7 @@
 
 use std::collections::HashSet;
 
-use rusqlite::{OptionalExtension, params};
+use rusqlite::params;
 use serde::Serialize;
 
 use relevo_wire::{ChunkId, TenantId, Timestamp};
@@ -63,7 +63,7 @@ impl Catalogue {
         self.count_chunk(tenant, place.pack, 1)?;
         self.set_place(tenant, id, Place::At(place))?;
         if known.refs <= 0 {
-            self.set_unreferenced(tenant, id)?;
+            self.set_unreferenced(tenant, id, Timestamp::now())?;
         }
         Ok(!matches!(known.place, Place::Lost(_)))
     }
@@ -77,10 +77,15 @@ impl Catalogue {
         self.change(tenant, &Change { id, place, refs })
     }
 
-    fn set_unreferenced(&self, tenant: i64, id: ChunkId) -> Result<(), StoreError> {
+    fn set_unreferenced(
+        &self,
+        tenant: i64,
+        id: ChunkId,
+        since: Timestamp,
+    ) -> Result<(), StoreError> {
         self.db
             .prepare_cached("INSERT OR REPLACE INTO unreferenced VALUES (?1, ?2, ?3)")?
-            .execute(params![tenant, id.as_bytes(), Timestamp::now().as_millis()])?;
+            .execute(params![tenant, id.as_bytes(), since.as_millis()])?;
         Ok(())
     }
 
@@ -106,11 +111,12 @@ impl Catalogue {
         Ok(())
     }
 
-    /// One less refers to each of these.
+    /// One less refers to each of these, which are `unreferenced` since then when it was the last.
     pub(super) fn drop_references(
         &self,
         tenant: i64,
         ids: impl Iterator<Item = ChunkId>,
+        since: Timestamp,
     ) -> Result<(), StoreError> {
         for id in ids.collect::<HashSet<_>>() {
             let known = self.chunk(tenant, id)?;
@@ -120,7 +126,7 @@ impl Catalogue {
             self.count_reference(tenant, id, -1)?;
             if known.refs == 1 {
                 match known.spot() {
-                    Some(_) => self.set_unreferenced(tenant, id)?,
+                    Some(_) => self.set_unreferenced(tenant, id, since)?,
                     None => self.sweep(tenant, id)?,
                 }
             }
@@ -128,7 +134,12 @@ impl Catalogue {
         Ok(())
     }
 
-    fn delete_chunk(&self, tenant: i64, id: ChunkId, refs: i64) -> Result<(), StoreError> {
+    pub(super) fn delete_chunk(
+        &self,
+        tenant: i64,
+        id: ChunkId,
+        refs: i64,
+    ) -> Result<(), StoreError> {
         let (place, refs) = (Place::Removed, -refs);
         self.change(tenant, &Change { id, place, refs })?;
         self.sweep(tenant, id)?;
@@ -142,83 +153,14 @@ impl Catalogue {
         Ok(())
     }
 
-    /// Chunks to which nothing has referred since before a moment, oldest first.
-    pub fn unreferenced(
-        &self,
-        tenant: TenantId,
-        before: Timestamp,
-        limit: usize,
-    ) -> Result<Vec<ChunkId>, StoreError> {
-        let Some(tenant) = self.tenant(tenant)? else {
-            return Ok(Vec::new());
-        };
-        let mut query = self.db.prepare_cached(
-            "SELECT id FROM unreferenced WHERE tenant = ?1 AND since < ?2 ORDER BY since LIMIT ?3",
-        )?;
-        let rows = query.query_map(params![tenant, before.as_millis(), limit as i64], |row| {
-            row.get(0).map(ChunkId::from_bytes)
-        })?;
-        Ok(rows.collect::<Result<_, _>>()?)
-    }
-
-    /// Somebody was told that these are stored: those to which nothing refers stay a while.
-    pub fn renew_unreferenced(&self, tenant: TenantId, ids: &[ChunkId]) -> Result<(), StoreError> {
-        let Some(tenant) = self.tenant(tenant)? else {
-            return Ok(());
-        };
-        let mut renew = self
-            .db
-            .prepare_cached("UPDATE unreferenced SET since = ?1 WHERE tenant = ?2 AND id = ?3")?;
-        let now = Timestamp::now().as_millis();
-        for id in ids {
-            renew.execute(params![now, tenant, id.as_bytes()])?;
-        }
-        Ok(())
-    }
-
-    /// Removes chunks to which nothing refers, each with the children to which it, a node, did.
-    /// One that has found a referrer or a later `since` meanwhile stays. Bytes that died.
-    pub fn remove_unreferenced(
-        &self,
-        tenant: TenantId,
-        before: Timestamp,
-        gone: &[(ChunkId, Vec<ChunkId>)],
-    ) -> Result<u64, StoreError> {
-        let Some(tenant) = self.tenant(tenant)? else {
-            return Ok(0);
-        };
-        let mut bytes = 0;
-        for (id, children) in gone {
-            let removed = self
-                .db
-                .prepare_cached(
-                    "DELETE FROM unreferenced WHERE tenant = ?1 AND id = ?2 AND since < ?3",
-                )?
-                .execute(params![tenant, id.as_bytes(), before.as_millis()])?;
-            let known = match removed {
-                0 => continue,
-                _ => self.chunk(tenant, *id)?,
-            };
-            let Some(spot) = known.spot().filter(|_| known.refs <= 0) else {
-                continue;
-            };
-            self.delete_chunk(tenant, *id, known.refs)?;
-            self.drop_references(tenant, children.iter().copied())?;
-            self.count_chunk(tenant, spot.pack, -1)?;
-            let size = entry_size(spot.length as usize);
-            self.add_dead(tenant, spot.pack, size)?;
-            bytes += size;
-        }
-        Ok(bytes)
-    }
-
     /// How much of each of the tenant's packs is still of use.
     pub fn pack_use(&self, tenant: TenantId) -> Result<Vec<PackUse>, StoreError> {
         let Some(tenant) = self.tenant(tenant)? else {
             return Ok(Vec::new());
         };
         let mut query = self.db.prepare_cached(
-            "SELECT number, scanned, dead, chunks FROM packs WHERE tenant = ?1 ORDER BY number",
+            "SELECT number, scanned, dead, chunks FROM packs
+             WHERE tenant = ?1 AND scanned > 0 ORDER BY number",
         )?;
         let rows = query.query_map([tenant], |row| {
             Ok(PackUse {
@@ -241,7 +183,7 @@ impl Catalogue {
         Ok(())
     }
 
-    fn count_chunk(&self, tenant: i64, pack: u32, by: i64) -> Result<(), StoreError> {
+    pub(super) fn count_chunk(&self, tenant: i64, pack: u32, by: i64) -> Result<(), StoreError> {
         self.db
             .prepare_cached(
                 "INSERT INTO packs VALUES (?1, ?2, 0, ?3, 0)
@@ -282,7 +224,8 @@ impl Catalogue {
         self.clear_complete(tenant, id)
     }
 
-    /// A pack is gone for good: what still has its place there is lost, and said.
+    /// A pack is gone for good. When the catalogue still needs it, see
+    /// [`settle_retired`](Self::settle_retired): what took its entries' places may be read yet.
     pub(super) fn retire_pack(
         &self,
         tenant: i64,
@@ -292,17 +235,11 @@ impl Catalogue {
         self.db
             .prepare_cached("INSERT OR IGNORE INTO retired VALUES (?1, ?2, ?3)")?
             .execute(params![tenant, pack, when.as_millis()])?;
-        let chunks: Option<i64> = self
-            .db
-            .prepare_cached("SELECT chunks FROM packs WHERE tenant = ?1 AND number = ?2")?
-            .query_row(params![tenant, pack], |row| row.get(0))
-            .optional()?;
-        // Dead ones of a catalogue that is behind; live ones have their place elsewhere by now.
-        if chunks.is_some_and(|chunks| chunks != 0) {
-            self.forget_places(tenant, pack)?;
-        }
         self.db
-            .prepare_cached("DELETE FROM packs WHERE tenant = ?1 AND number = ?2")?
+            .prepare_cached(
+                "DELETE FROM packs WHERE tenant = ?1 AND number = ?2 AND chunks = 0
+                 AND NOT EXISTS (SELECT 1 FROM points WHERE tenant = ?1 AND pack = ?2)",
+            )?
             .execute(params![tenant, pack])?;
         Ok(())
     }
@@ -312,6 +249,14 @@ impl Catalogue {
             .db
             .prepare_cached("SELECT 1 FROM retired WHERE tenant = ?1 AND number = ?2")?
             .exists(params![tenant, pack])?)
+    }
+
+    /// True when the pack's live entries were copied, and its file is gone or about to be.
+    pub fn was_retired(&self, pack: PackId) -> Result<bool, StoreError> {
+        match self.tenant(pack.tenant)? {
+            Some(tenant) => self.is_retired(tenant, pack.number),
+            None => Ok(false),
+        }
     }
 
     /// Packs whose live entries were copied and which are gone, or about to be.

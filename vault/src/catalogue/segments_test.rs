@@ -7,7 +7,7 @@ use std::path::Path;
 use proptest::prelude::*;
 use relevo_wire::{ChunkId, TenantId, Timestamp};
 
-use super::{Catalogue, ChunkState, PackUse};
+use super::{Catalogue, ChunkState, PackUse, Unreferenced};
 use crate::index::Spot;
 use crate::record::ChunkKind;
 use crate::volume::PackId;
@@ -100,14 +100,18 @@ fn take_step(catalogue: &Catalogue, step: &Step) {
                 }
             }
             Step::AddReferences(of) => c.add_references(tenant, ids(of).into_iter())?,
-            Step::DropReferences(of) => c.drop_references(tenant, ids(of).into_iter())?,
+            Step::DropReferences(of) => {
+                c.drop_references(tenant, ids(of).into_iter(), Timestamp::now())?
+            }
             Step::Forget(number, to, of) => {
                 c.forget_chunks(pack(*number), 0..offset(*to), &ids(of))?;
             }
             Step::ForgetPack(number) => c.forget_pack(pack(*number))?,
             Step::Collect(of) => {
-                let gone: Vec<_> = of.iter().map(|&n| (id(n), children(n))).collect();
-                c.remove_unreferenced(TENANT, far, &gone)?;
+                let since = Timestamp::now();
+                let one = |&n: &u8| (Unreferenced { since, id: id(n) }, children(n));
+                let gone: Vec<_> = of.iter().map(one).collect();
+                c.remove_unreferenced(TENANT, far, None, &gone)?;
             }
             Step::MarkComplete(of) => c.mark_complete(TENANT, c.epoch()?, &ids(of))?,
             Step::OpenAgain => {}
@@ -131,7 +135,8 @@ fn answers(catalogue: &Catalogue) -> Answers {
     let located = catalogue.locate(TENANT, &all).unwrap();
     assert!(states.iter().map(|state| state.place).eq(located));
     let far = Timestamp::from_millis(i64::MAX);
-    let mut unreferenced = catalogue.unreferenced(TENANT, far, 1000).unwrap();
+    let unreferenced = catalogue.unreferenced(TENANT, far, None, 1000).unwrap();
+    let mut unreferenced: Vec<ChunkId> = unreferenced.iter().map(|one| one.id).collect();
     unreferenced.sort_unstable();
     let packs: Vec<PackId> = (1..PACKS).map(pack).collect();
     let within = packs.iter().map(|&pack| {

@@ -2,9 +2,9 @@
 
 use rusqlite::{OptionalExtension, params};
 
-use relevo_wire::PointId;
 use relevo_wire::index::NodeLinks;
 use relevo_wire::manifest::{PublicManifest, SealedManifest};
+use relevo_wire::{PointId, Timestamp};
 
 use super::Catalogue;
 use crate::clock::VaultTime;
@@ -168,7 +168,8 @@ impl Catalogue {
         let public = SealedManifest::from_bytes(&manifest)
             .and_then(|manifest| manifest.public())
             .map_err(|e| StoreError::Catalogue(e.to_string()))?;
-        self.drop_references(tenant, point_references(&public))?;
+        let since = Timestamp::now();
+        self.drop_references(tenant, point_references(&public), since)?;
         self.add_dead(tenant, pack, entry_size(length as usize))
     }
 

@@ -1,9 +1,12 @@
 //! The requests, and the one function that does what they ask.
 
+use std::sync::atomic::AtomicBool;
+
 use relevo_wire::TenantId;
 use serde::{Deserialize, Serialize};
 
 use crate::audit::{Act, Event};
+use crate::collect::{self, Rule};
 use crate::error::VaultError;
 use crate::heal::{self, Healer};
 use crate::ingest::Vault;
@@ -67,6 +70,13 @@ pub enum Request {
         who: String,
         /// Why.
         reason: String,
+    },
+    /// Take back the space of what no recovery point needs.
+    Collect {
+        /// Only say what would go.
+        dry_run: bool,
+        /// Also where something is lost that may come back.
+        accept_loss: bool,
     },
     /// Say what the vault counts.
     Status,
@@ -196,7 +206,11 @@ pub fn perform<V: Volume>(
             }
             .heal()?;
             if healed.did_something() {
-                let how = if give_up { "giving up what cannot be known" } else { "asked for" };
+                let how = if give_up {
+                    "giving up what cannot be known"
+                } else {
+                    "asked for"
+                };
                 vault.note(&Event::new(LOCAL, Act::Healed, "packs").result(how))?;
             }
             let success = healed.left.is_empty();
@@ -232,6 +246,25 @@ pub fn perform<V: Volume>(
             let revoked = revocation::revoke(vault, tenant, &who, &reason, LOCAL)?;
             let text = format!("revoked: {} ({})\n", revoked.name, revoked.identity);
             Answer::done(&revoked, text)
+        }
+        Request::Collect {
+            dry_run,
+            accept_loss,
+        } => {
+            let rule = Rule {
+                dry_run,
+                accept_loss,
+                ..Rule::of(&vault.settings().now().collect)
+            };
+            if accept_loss && !dry_run {
+                let event = Event::new(LOCAL, Act::LossAccepted, "packs");
+                vault.note(&event.result("to collect"))?;
+            }
+            let report = collect::collect(store, &rule, &AtomicBool::new(false))?;
+            collect::note(vault, LOCAL, &report);
+            let success = report.held_back.is_empty() && report.damage.is_empty();
+            let answer = Answer::done(&report, collect::text(&report))?;
+            Ok(Answer { success, ..answer })
         }
         Request::Status => {
             let families = vault.families();

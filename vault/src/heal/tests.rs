@@ -147,18 +147,19 @@ impl World {
         };
         let manifest = SealedManifest::seal(&self.keys.sealing, public, &body).unwrap();
         self.points.push(manifest.public().unwrap());
-        let mut records: Vec<Record> = self.chunks[from..]
-            .iter()
-            .cloned()
-            .map(Record::Chunk)
-            .collect();
-        records.push(Record::Point(Box::new(crate::record::PointRecord {
+        let chunks = self.chunks[from..].iter().cloned().map(Record::Chunk);
+        store
+            .append_blocking(self.tenant(), chunks.collect())
+            .unwrap();
+        let epoch = store.read(|c| c.epoch()).unwrap();
+        store.mark_complete(self.tenant(), epoch, vec![root]);
+        let point = Record::Point(Box::new(crate::record::PointRecord {
             manifest,
             committed: Timestamp::from_millis(5),
             stored: 1,
             locked: None,
-        })));
-        store.append_blocking(self.tenant(), records).unwrap();
+        }));
+        store.append_blocking(self.tenant(), vec![point]).unwrap();
     }
 
     /// A store with a server and some recovery points in several packs.

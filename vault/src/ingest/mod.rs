@@ -149,8 +149,8 @@ impl<V: Volume> Vault<V> {
         let answer = match request {
             Request::OpenSession => self.open_session(tenant, server),
             Request::Have { session, ids } => {
-                self.check_session(tenant, server, session)?;
-                self.have(tenant, &ids)?
+                let (_, opening) = self.check_session(tenant, server, session)?;
+                self.have(tenant, &opening, &ids)?
             }
             Request::Put { session, chunks } => {
                 self.check_session(tenant, server, session)?;
@@ -194,7 +194,7 @@ impl<V: Volume> Vault<V> {
             Request::Get { ids } => {
                 check_ids(&ids)?;
                 let found = self.store.read(|c| c.locate(tenant, &ids))?;
-                return Ok(Outcome::Send(tenant, plan_reads(&found)));
+                return Ok(Outcome::Send(tenant, plan_reads(&ids, &found)));
             }
             Request::Report => self.report(tenant)?,
             Request::AuditLog { after } => self.audit_log(tenant, after)?,

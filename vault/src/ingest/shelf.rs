@@ -36,11 +36,6 @@ impl<'a, V: Volume> VaultShelf<'a, V> {
         })
     }
 
-    /// What is proven is proven in this epoch.
-    pub(super) fn epoch(&self) -> i64 {
-        self.epoch
-    }
-
     pub(super) fn flush(&mut self) {
         let ids = std::mem::take(&mut self.fresh);
         if !ids.is_empty() {
@@ -55,7 +50,7 @@ impl<V: Volume> Shelf for VaultShelf<'_, V> {
     }
 
     fn read(&mut self, id: ChunkId, at: Located) -> Result<Option<CheckedChunk>, StoreError> {
-        self.store.read_chunk(self.tenant, id, at).map(Some)
+        self.store.find_chunk(self.tenant, id, at)
     }
 
     fn is_complete(&self, id: ChunkId, at: &Located) -> bool {

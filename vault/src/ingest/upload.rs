@@ -1,21 +1,21 @@
 //! An agent's upload: the session, what is known already, chunks, and the commit.
 
 use std::collections::HashMap;
-use std::sync::{MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
 use relevo_wire::chunk::{CheckedChunk, MAX_SEALED};
-use relevo_wire::manifest::SealedManifest;
+use relevo_wire::manifest::{PublicManifest, SealedManifest};
 use relevo_wire::message::{MAX_MISSING, MAX_PUT, Refusal, RefusalCode, Response};
 use relevo_wire::{ChunkId, ServerId, SessionId, TenantId, Timestamp};
 
 use super::refusal::{forbidden, malformed};
 use super::shelf::VaultShelf;
 use super::{Vault, check_ids};
+use crate::collect::Opening;
 use crate::completeness::{self, Fault};
 use crate::error::StoreError;
-use crate::ledger::Ledger;
 use crate::record::{ChunkKind, PointRecord, Record};
 use crate::retention::lock_at_commit;
 use crate::store::stored_size;
@@ -25,28 +25,33 @@ use crate::volume::Volume;
 const SESSIONS_PER_SERVER: usize = 16;
 /// Longest clear part of a manifest: an inventory of some hundred MiB. Lists hold many of them.
 const MAX_PUBLIC: usize = 256 * 1024;
+/// How often a commit walks again when what it walked was removed meanwhile.
+const COMMIT_TRIES: u32 = 4;
 
 /// An upload that is open.
 pub(super) struct Session {
     tenant: TenantId,
     server: ServerId,
     added: u64,
-    opened: u64,
+    /// Counts sessions, so that the oldest can be told.
+    number: u64,
+    opening: Arc<Opening>,
 }
 
 impl<V: Volume> Vault<V> {
     pub(super) fn open_session(&self, tenant: TenantId, server: ServerId) -> Response {
         let mut sessions = self.sessions();
+        sessions.retain(|_, s| !s.opening.is_forgotten());
         let mine = |s: &&Session| s.tenant == tenant && s.server == server;
         if sessions.values().filter(mine).count() >= SESSIONS_PER_SERVER {
             let oldest = sessions
                 .iter()
                 .filter(|(_, s)| mine(s))
-                .min_by_key(|(_, s)| s.opened)
+                .min_by_key(|(_, s)| s.number)
                 .map(|(id, _)| *id);
             oldest.and_then(|id| sessions.remove(&id));
         }
-        let opened = sessions.values().map(|s| s.opened + 1).max().unwrap_or(0);
+        let number = sessions.values().map(|s| s.number + 1).max().unwrap_or(0);
         let session = SessionId::random();
         sessions.insert(
             session,
@@ -54,7 +59,8 @@ impl<V: Volume> Vault<V> {
                 tenant,
                 server,
                 added: 0,
-                opened,
+                number,
+                opening: self.store.openings().open(tenant),
             },
         );
         Response::SessionOpened { session }
@@ -65,25 +71,51 @@ impl<V: Volume> Vault<V> {
         tenant: TenantId,
         server: ServerId,
         session: SessionId,
-    ) -> Result<u64, Refusal> {
+    ) -> Result<(u64, Arc<Opening>), Refusal> {
         match self.sessions().get(&session) {
-            Some(s) if s.tenant == tenant && s.server == server => Ok(s.added),
+            Some(s) if s.tenant == tenant && s.server == server && s.opening.touch() => {
+                Ok((s.added, s.opening.clone()))
+            }
             _ => Err(Refusal::new(
                 RefusalCode::NotFound,
-                "this upload is not open here: the vault was started anew since",
+                "this upload is not open here: the vault was started anew since, or it lay idle \
+                 for a day",
                 "open it again; what was stored is kept",
             )),
         }
     }
 
-    pub(super) fn have(&self, tenant: TenantId, ids: &[ChunkId]) -> Result<Response, Refusal> {
+    /// Who is told that a chunk is stored counts on it: it stays while the upload is open.
+    pub(super) fn have(
+        &self,
+        tenant: TenantId,
+        opening: &Opening,
+        ids: &[ChunkId],
+    ) -> Result<Response, Refusal> {
         check_ids(ids)?;
+        self.keep(tenant, opening, ids)?;
         let found = self.store.read(|c| c.locate(tenant, ids))?;
         let mut bits = vec![0u8; ids.len().div_ceil(8)];
         for (at, _) in found.iter().enumerate().filter(|(_, f)| f.is_some()) {
             bits[at / 8] |= 1 << (at % 8);
         }
         Ok(Response::Known(bits))
+    }
+
+    /// Chunks to which nothing refers stay as long as the upload is open.
+    fn keep(&self, tenant: TenantId, opening: &Opening, ids: &[ChunkId]) -> Result<(), StoreError> {
+        let opened = opening.opened();
+        let old = self
+            .store
+            .read(|c| c.unreferenced_of(tenant, opened, ids))?;
+        if old.is_empty() {
+            return Ok(());
+        }
+        self.store.in_writer(move |ledger| {
+            ledger
+                .catalogue()
+                .transaction(|c| c.renew_unreferenced(tenant, &old))
+        })
     }
 
     pub(super) fn commit(
@@ -115,23 +147,7 @@ impl<V: Volume> Vault<V> {
                 false => Err(StoreError::PointTaken(public.point).into()),
             };
         }
-        let added = self.check_session(tenant, server, session)?;
-        let mut shelf = VaultShelf::new(&self.store, tenant)?;
-        let epoch = shelf.epoch();
-        let again = manifest.clone();
-        let faults = completeness::faults(&mut shelf, &public, MAX_MISSING)?;
-        shelf.flush();
-        let misplaced = faults.iter().find_map(|fault| match fault {
-            Fault::Misplaced(id, why) => Some(format!("chunk {id}: {why}")),
-            Fault::Missing(_) => None,
-        });
-        if let Some(what) = misplaced {
-            return Err(corrupt(what));
-        }
-        if !faults.is_empty() {
-            let missing = faults.iter().map(Fault::chunk).collect();
-            return Ok(Response::Incomplete { missing });
-        }
+        let (added, opening) = self.check_session(tenant, server, session)?;
         let mut point = PointRecord {
             manifest,
             committed: Timestamp::now(),
@@ -141,15 +157,46 @@ impl<V: Volume> Vault<V> {
         let body = minicbor::to_vec(&point).map_err(|e| corrupt(e.to_string()))?;
         point.stored += stored_size(body.len());
         let stored = point.stored;
-        let record = Record::Point(Box::new(point));
-        let commit = move |ledger: &mut Ledger<V>| ledger.commit(tenant, &record, epoch);
-        if !self.store.in_writer(commit)? {
-            // Damage was found meanwhile, and what was just proven may be gone.
-            return self.commit(tenant, server, session, again);
+        let mut tries = 1;
+        loop {
+            self.keep(tenant, &opening, &public.roots)?;
+            for ids in public.inventory.chunks(1024) {
+                self.keep(tenant, &opening, ids)?;
+            }
+            if let Some(incomplete) = self.walk(tenant, &public)? {
+                return Ok(incomplete);
+            }
+            let record = Record::Point(Box::new(point.clone()));
+            match self.store.append_blocking(tenant, vec![record]) {
+                Ok(_) => break,
+                Err(StoreError::NotWhole(_)) if tries < COMMIT_TRIES => tries += 1,
+                Err(error) => return Err(error.into()),
+            }
         }
         self.sessions().remove(&session);
         tracing::info!(%server, point = %public.point, stored, "recovery point committed");
         Ok(Response::Committed { stored })
+    }
+
+    /// Proves that all is there that a point refers to; else the answer that says what is not.
+    fn walk(&self, tenant: TenantId, public: &PublicManifest) -> Result<Option<Response>, Refusal> {
+        let mut shelf = VaultShelf::new(&self.store, tenant)?;
+        let faults = completeness::faults(&mut shelf, public, MAX_MISSING)?;
+        shelf.flush();
+        let misplaced = faults.iter().find_map(|fault| match fault {
+            Fault::Misplaced(id, why) => Some(format!("chunk {id}: {why}")),
+            Fault::Missing(_) => None,
+        });
+        if let Some(what) = misplaced {
+            return Err(Refusal::new(
+                RefusalCode::Corrupt,
+                what,
+                "start the backup anew",
+            ));
+        }
+        Ok((!faults.is_empty()).then(|| Response::Incomplete {
+            missing: faults.iter().map(Fault::chunk).collect(),
+        }))
     }
 
     /// Counts what an upload added.

@@ -1,17 +1,21 @@
 //! Brings the catalogue up to the packs: after a crash a tail, after its loss everything.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::sync::Arc;
 
 use relevo_wire::VaultId;
 
+use super::reading::in_order;
+use super::rewrite::take_away;
 use super::{Active, Ledger};
 use crate::catalogue::Placed;
 use crate::error::StoreError;
 use crate::pack::{ENTRY_HEADER, EntryHeader, EntryKind, FIRST_ENTRY, PACK_VERSION, PackHeader};
-use crate::scan::{Gap, Scan, scan};
+use crate::scan::{Gap, Scan};
 use crate::volume::{PackId, Volume, read_salvaging};
+
+/// Missing packs of one tenant that are named after all packs were read.
+const MISSING_NAMED: usize = 1000;
 
 /// Something in the packs that is not as it was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,7 +35,7 @@ pub enum Finding {
     Damaged(PackId, Gap),
     /// The pack cannot be read, or is not this vault's.
     Unreadable(PackId, String),
-    /// The catalogue names a pack that is not there.
+    /// A pack that was there is not, and no entry says that it was retired.
     Missing(PackId),
     /// The pack is shorter than it was; read anew.
     Shrunk(PackId),
@@ -71,11 +75,11 @@ impl Finding {
 }
 
 /// A pack to read, from where.
-struct Unread {
-    pack: PackId,
-    header: PackHeader,
-    from: u64,
-    length: u64,
+pub(super) struct Unread {
+    pub pack: PackId,
+    pub header: PackHeader,
+    pub from: u64,
+    pub length: u64,
     /// Everything from there on is newer than all that the catalogue was told of.
     newer: bool,
 }
@@ -84,6 +88,8 @@ impl<V: Volume> Ledger<V> {
     /// Reads what the catalogue does not know yet. `fresh`: it never knew all packs.
     ///
     /// Entries taken in are synced first, since the catalogue never names what is not durable.
+    /// A tenant's packs are taken in from the newest to the oldest: that a pack was retired
+    /// stands in a later one, and then nothing of it is taken in.
     pub(super) fn catch_up(&mut self, fresh: bool) -> Result<Vec<Finding>, StoreError> {
         let mut findings = Vec::new();
         let known: HashMap<PackId, u64> = self.catalogue.packs()?.into_iter().collect();
@@ -94,26 +100,79 @@ impl<V: Volume> Ledger<V> {
         packs.sort_unstable();
         self.highest.clear();
         self.active.clear();
-        for pack in known
-            .keys()
-            .filter(|pack| packs.binary_search(pack).is_err())
-        {
-            findings.push(Finding::Missing(*pack));
+        let retired: HashSet<PackId> = self.catalogue.retired()?.into_iter().collect();
+        for pack in known.keys().chain(&retired) {
             self.reserve_number(*pack);
         }
         let mut unread = Vec::new();
-        for pack in packs {
-            let found = self.look_at(pack, known.get(&pack).copied(), fresh, &mut findings)?;
+        for pack in packs.iter().filter(|pack| !retired.contains(pack)) {
+            let found = self.look_at(*pack, known.get(pack).copied(), fresh, &mut findings)?;
             unread.extend(found);
         }
+        unread.reverse();
         let volume = self.volume.clone();
-        in_parallel(&volume, &unread, |at, scanned| {
+        in_order(&volume, &unread, |at, scanned| {
             self.take_in(&unread[at], scanned?, &mut findings)
         })?;
+        let needed = self.catalogue.transaction(|c| c.settle_retired())?;
+        if needed && !fresh {
+            tracing::warn!("the catalogue is older than the packs know it: they are read anew");
+            self.catalogue.transaction(|c| c.begin_anew())?;
+            findings.extend(self.catch_up(true)?);
+            return Ok(findings);
+        }
+        self.unlink_what_is_retired(&packs)?;
+        self.find_missing(&packs, &known, fresh, &mut findings)?;
         if fresh {
             self.catalogue.set_whole()?;
         }
         Ok(findings)
+    }
+
+    /// A crash came between a pack's retirement and its removal.
+    fn unlink_what_is_retired(&self, packs: &[PackId]) -> Result<(), StoreError> {
+        for pack in packs {
+            if self.catalogue.was_retired(*pack)? {
+                // The file is in nobody's way: what else there is must not wait for it.
+                if let Err(error) = take_away(&*self.volume, self.vault, *pack) {
+                    tracing::error!(%pack, %error, "a retired pack could not be taken away");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Packs that are not there, and that no entry says were retired. The catalogue knows which
+    /// it has read; when it has just read all, each number up to the highest was one.
+    fn find_missing(
+        &self,
+        packs: &[PackId],
+        known: &HashMap<PackId, u64>,
+        fresh: bool,
+        findings: &mut Vec<Finding>,
+    ) -> Result<(), StoreError> {
+        let mut missing: Vec<PackId> = known.keys().copied().collect();
+        if fresh {
+            for (&tenant, &highest) in &self.highest {
+                let pack = |number| PackId { tenant, number };
+                let absent = |pack: &PackId| packs.binary_search(pack).is_err();
+                let numbers = (1..highest).map(pack).filter(absent);
+                missing.extend(numbers.take(MISSING_NAMED));
+            }
+        }
+        missing.sort_unstable();
+        missing.dedup();
+        for pack in missing {
+            if packs.binary_search(&pack).is_ok() || self.catalogue.was_retired(pack)? {
+                continue;
+            }
+            // What the catalogue has read keeps its references; what nobody has read has none.
+            if !known.contains_key(&pack) {
+                self.catalogue.note_loss(pack, 0, 0, None)?;
+            }
+            findings.push(Finding::Missing(pack));
+        }
+        Ok(())
     }
 
     /// Decides what of a pack is to be read.
@@ -149,6 +208,7 @@ impl<V: Volume> Ledger<V> {
             Err(reason) => {
                 findings.push(Finding::Unreadable(pack, reason));
                 self.reserve_number(pack);
+                self.catalogue.note_loss(pack, 0, 0, None)?;
                 if known.is_some_and(|known| known > length) {
                     self.catalogue
                         .transaction(|catalogue| catalogue.forget_pack(pack))?;
@@ -161,11 +221,14 @@ impl<V: Volume> Ledger<V> {
         let mut newer = !fresh;
         if from > length {
             findings.push(Finding::Shrunk(pack));
-            self.catalogue
-                .transaction(|catalogue| catalogue.forget_pack(pack))?;
+            self.catalogue.transaction(|catalogue| {
+                catalogue.forget_pack(pack)?;
+                catalogue.note_loss(pack, length, from - length, None)
+            })?;
             from = 0;
             newer = false;
         }
+        self.catalogue.clear_loss(pack, 0)?;
         // Packs come in order: the last one stays.
         self.active.insert(pack.tenant, Active { header, length });
         Ok((from < length).then_some(Unread {
@@ -194,6 +257,9 @@ impl<V: Volume> Ledger<V> {
         findings: &mut Vec<Finding>,
     ) -> Result<(), StoreError> {
         let pack = unread.pack;
+        if self.catalogue.was_retired(pack)? {
+            return Ok(());
+        }
         let newest = self
             .active
             .get(&pack.tenant)
@@ -217,6 +283,7 @@ impl<V: Volume> Ledger<V> {
                 active.length = length;
             }
         }
+        let mut lost = Vec::new();
         let gaps = scanned
             .gaps
             .iter()
@@ -227,6 +294,9 @@ impl<V: Volume> Ledger<V> {
                 self.cover(unread, &gap)?;
                 findings.push(Finding::Covered(pack, gap));
             } else {
+                if gap.length >= ENTRY_HEADER as u64 {
+                    lost.push(gap.clone());
+                }
                 findings.push(Finding::Damaged(pack, gap));
             }
         }
@@ -245,8 +315,12 @@ impl<V: Volume> Ledger<V> {
                 })
             })
             .collect();
-        self.catalogue
-            .transaction(|catalogue| catalogue.take(pack, length, &records))
+        self.catalogue.transaction(|catalogue| {
+            for gap in &lost {
+                catalogue.note_loss(pack, gap.offset, gap.length, gap.id)?;
+            }
+            catalogue.take(pack, length, &records)
+        })
     }
 
     fn cut(&self, pack: PackId, length: u64) -> Result<(), StoreError> {
@@ -308,51 +382,4 @@ pub fn open_pack_header<V: Volume + ?Sized>(
         tracing::warn!(%pack, "one copy of the pack's header is damaged");
     }
     Ok(Ok(header))
-}
-
-/// Reads and hashes packs on all processors; results come to `take` one at a time, any order.
-fn in_parallel<V: Volume>(
-    volume: &Arc<V>,
-    unread: &[Unread],
-    mut take: impl FnMut(usize, Result<Scan, StoreError>) -> Result<(), StoreError>,
-) -> Result<(), StoreError> {
-    let read = |unread: &Unread| {
-        let length = (unread.length - unread.from) as usize;
-        let pack = unread.pack;
-        read_salvaging(&**volume, pack, unread.from, length)
-            .map(|(bytes, lost)| Scan {
-                salvaged: lost > 0,
-                ..scan(&bytes, unread.from, &unread.header.salt)
-            })
-            .map_err(|e| StoreError::io(format_args!("read pack {pack}"), &e))
-    };
-    let read = &read;
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    if threads == 1 || unread.len() < 2 {
-        return unread
-            .iter()
-            .enumerate()
-            .try_for_each(|(at, pack)| take(at, read(pack)));
-    }
-    let next = std::sync::atomic::AtomicUsize::new(0);
-    std::thread::scope(|scope| {
-        // Room for none in between: a scan holds a whole pack in memory.
-        let (done, results) = std::sync::mpsc::sync_channel(0);
-        for _ in 0..threads.min(unread.len()) {
-            let (done, next) = (done.clone(), &next);
-            scope.spawn(move || {
-                loop {
-                    let at = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                    let Some(pack) = unread.get(at) else { break };
-                    if done.send((at, read(pack))).is_err() {
-                        break;
-                    }
-                }
-            });
-        }
-        drop(done);
-        results
-            .into_iter()
-            .try_for_each(|(at, scanned)| take(at, scanned))
-    })
 }

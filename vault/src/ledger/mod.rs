@@ -29,13 +29,16 @@ mod deletion;
 mod deletion_test;
 mod evidence;
 mod mend;
+mod reading;
+mod rewrite;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use relevo_wire::manifest::PublicManifest;
 use relevo_wire::{ChunkId, TenantId, VaultId};
 
-use crate::catalogue::{Catalogue, Placed};
+use crate::catalogue::{Catalogue, Located, Placed};
 use crate::clock::{BootClock, KernelBootClock, VaultClock, VaultTime};
 use crate::error::StoreError;
 use crate::pack::{FIRST_ENTRY, PackHeader, ROLL_AT, entry_size, push_entry};
@@ -45,6 +48,7 @@ use crate::volume::{PackId, Volume};
 pub use catch_up::{Finding, open_pack_header};
 pub use deletion::{Deleted, Deletion, Kept, remaining};
 pub use mend::Cover;
+pub use rewrite::take_away;
 
 /// Entries are handed to the file system in pieces of about this many bytes.
 const WRITE_PIECE: usize = 4 * 1024 * 1024;
@@ -207,6 +211,7 @@ impl<V: Volume> Ledger<V> {
         let mut seen = HashSet::new();
         let mut points = HashMap::new();
         let mut fresh = Vec::with_capacity(batch.len());
+        let mut left_out = Vec::new();
         for &records in batch {
             let ids: Vec<ChunkId> = records.iter().filter_map(chunk_id).collect();
             let mut known = self.catalogue.locate(tenant, &ids)?.into_iter();
@@ -214,6 +219,9 @@ impl<V: Volume> Ledger<V> {
             for record in records {
                 if let Some(id) = chunk_id(record) {
                     let stored = known.next().flatten().is_some();
+                    if stored {
+                        left_out.push(id);
+                    }
                     if stored || !seen.insert(id) {
                         continue;
                     }
@@ -231,13 +239,36 @@ impl<V: Volume> Ledger<V> {
                         Some(_) => return Err(StoreError::PointTaken(public.point)),
                         None => drop(points.insert(public.point, point.manifest.clone())),
                     }
+                    self.check_whole(tenant, &public)?;
                 }
                 let (id, body) = record.encode().map_err(StoreError::Storage)?;
                 keep.push((record, id, body));
             }
             fresh.push(keep);
         }
+        // Who brought them is told that they are stored: they stay as if they came now.
+        let now = relevo_wire::Timestamp::now();
+        let free = self.catalogue.unreferenced_of(tenant, now, &left_out)?;
+        if !free.is_empty() {
+            self.catalogue
+                .transaction(|c| c.renew_unreferenced(tenant, &free))?;
+        }
         Ok(fresh)
+    }
+
+    /// A point comes in only while what it refers to is there and all that is below was found.
+    /// Nothing is removed between this and the point's entry: both are the writer's.
+    fn check_whole(&self, tenant: TenantId, public: &PublicManifest) -> Result<(), StoreError> {
+        for (ids, nodes) in [(&public.roots, true), (&public.inventory, false)] {
+            for ids in ids.chunks(1024) {
+                let found = self.catalogue.locate(tenant, ids)?;
+                let whole = |at: &Option<Located>| at.is_some_and(|at| at.complete || !nodes);
+                if !found.iter().all(whole) {
+                    return Err(StoreError::NotWhole(public.point));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Step 1. What was begun stands in `written`, also after an error.
