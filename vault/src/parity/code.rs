@@ -102,7 +102,10 @@ mod tests {
             .collect();
         let parity = code.encode(&blocks).unwrap();
         let found = blake3::hash(&parity.concat()).to_hex();
-        assert_eq!(found.as_str(), "d79cfce371d3e14070ff62bdbb5bc5fb18f649983a780f6b1da93fda42a1c902");
+        assert_eq!(
+            found.as_str(),
+            "d79cfce371d3e14070ff62bdbb5bc5fb18f649983a780f6b1da93fda42a1c902"
+        );
         let mut sum = vec![vec![0; BLOCK]; 2];
         for (slot, block) in blocks.iter().enumerate() {
             for (sum, part) in sum.iter_mut().zip(code.encode_alone(slot, block).unwrap()) {
