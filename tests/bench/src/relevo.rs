@@ -64,6 +64,12 @@ impl Tool for Relevo {
         let made = std::fs::create_dir_all(&self.dir);
         made.unwrap_or_else(|e| panic!("{}: {e}", self.dir.display()));
         self.lab = Some(Lab::with_vault_in(&self.dir));
+        // What nothing refers to goes at once, as the peers are told to do.
+        let settings = self.lab().path("vault/settings.toml");
+        let written = std::fs::write(&settings, "[collect]\ngrace = \"0s\"\n");
+        written.unwrap_or_else(|e| panic!("{}: {e}", settings.display()));
+        self.lab().stop_vault();
+        self.lab().start_vault();
         for server in ["web1", "web2", "web3"] {
             self.lab().enroll_agent(server);
         }
