@@ -8,10 +8,10 @@
 //!
 //! The vault has none of them.
 //!
-//! * [`file`]: the two key files; keys come in generations, of which the newest seals and each
+//! * `file`: the two key files; keys come in generations, of which the newest seals and each
 //!   opens what it sealed.
-//! * [`wrapped`], [`passphrase`], [`recovery`]: opening keys at rest, of no use to a thief.
-//! * [`shamir`], [`typed`]: recovery keys among officers, and bytes that people type.
+//! * `wrapped`, `passphrase`, `recovery`: opening keys at rest, of no use to a thief.
+//! * `shamir`, `typed`: recovery keys among officers, and bytes that people type.
 
 mod file;
 mod passphrase;
