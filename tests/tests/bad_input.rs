@@ -214,7 +214,7 @@ fn a_full_vault_keeps_what_it_has() {
     noise(&sparse(&kept, 20 * MIB), 0, 16 << 20, 21);
     noise(&sparse(&big, 128 * MIB), 0, 120 << 20, 22);
     lab.backup("db1", &kept);
-    finish(lab.backup_command("db1", &big)).expect_refusal(&["space"]);
+    finish(lab.backup_command("db1", &big)).expect_refusal(&["no room left"]);
     assert_eq!(sha256(&lab.restore("db1")), sha256(&kept));
     mount.resize(256);
     lab.backup("db1", &big);

@@ -5,7 +5,7 @@
 //!
 //! 1. **Parity** makes the bytes themselves anew ([`parity`](mod@crate::parity)). What is
 //!    intact then, or was all the time, leaves the list.
-//! 2. **Another vault** of the same tenant gives chunks by their ids ([`elsewhere`]); so does
+//! 2. **Another vault** of the same tenant gives chunks by their ids (`elsewhere`); so does
 //!    the **catalogue** recovery points and all other records. They are stored again at the end
 //!    of the newest pack, which is their place from then on.
 //! 3. Chunks that are still lost are **forgotten**: the epoch ends, and agents that have them
@@ -123,7 +123,7 @@ impl<V: Volume> Healer<'_, V> {
                 continue;
             }
             self.by_parity(tenant, &mut healed)?;
-            self.look_again(tenant)?;
+            self.look_again(tenant, &mut healed)?;
             self.chunks_from_elsewhere(tenant, &mut healed)?;
             let known = self.records_again(tenant, &mut healed)?;
             self.forget(tenant, &mut healed)?;
@@ -217,7 +217,7 @@ impl<V: Volume> Healer<'_, V> {
     }
 
     /// What is intact leaves the list; what is damaged is on it, entry by entry.
-    fn look_again(&self, tenant: TenantId) -> Result<(), StoreError> {
+    fn look_again(&self, tenant: TenantId, healed: &mut Healed) -> Result<(), StoreError> {
         let mut packs: BTreeMap<u32, Vec<Loss>> = BTreeMap::new();
         for loss in self.losses(tenant)? {
             packs.entry(loss.pack).or_default().push(loss);
@@ -225,13 +225,15 @@ impl<V: Volume> Healer<'_, V> {
         for (number, losses) in packs {
             let pack = id(tenant, number);
             let Some(scanned) = self.store.read(|c| c.pack_scanned(pack))? else {
-                // Never known, as long as its header cannot be read; or retired.
-                let usable = open_pack_header(&**self.store.volume(), self.vault, pack)?.is_ok();
-                let retired = self.store.read(|c| c.retired())?.contains(&pack);
-                if usable || retired {
+                if self.store.read(|c| c.was_retired(pack))? {
                     for loss in losses {
                         self.clear(pack, loss.offset)?;
                     }
+                } else if open_pack_header(&**self.store.volume(), self.vault, pack)?.is_ok() {
+                    // Nobody has read it: what it refers to still looks as if nothing did.
+                    healed.failures.push(format!(
+                        "pack {pack} is back: restart the vault, which then reads it"
+                    ));
                 }
                 continue;
             };
@@ -244,6 +246,9 @@ impl<V: Volume> Healer<'_, V> {
                 };
                 self.store.in_writer(aside)?;
             }
+            // Before the list forgets it: what is on no list may be collected.
+            self.store
+                .in_writer(move |ledger| ledger.take_back_in(pack))?;
             let check = self
                 .store
                 .read(|c| check_pack(&*volume, self.vault, c, pack, scanned))?;
@@ -273,8 +278,6 @@ impl<V: Volume> Healer<'_, V> {
                     }
                 })
             })?;
-            self.store
-                .in_writer(move |ledger| ledger.take_back_in(pack))?;
         }
         Ok(())
     }
@@ -426,6 +429,16 @@ impl<V: Volume> Healer<'_, V> {
                 }
                 continue;
             }
+            if loss.length < ENTRY_HEADER as u64 {
+                // Too few for an entry: whatever they are, nothing is lost with them.
+                if self
+                    .store
+                    .in_writer(move |ledger| ledger.clear_padding(pack, loss.offset))?
+                {
+                    self.clear(pack, loss.offset)?;
+                }
+                continue;
+            }
             let cover = match loss.id {
                 Some(id) => {
                     let state = self.store.read(|c| c.states(tenant, &[id]))?;
@@ -439,15 +452,6 @@ impl<V: Volume> Healer<'_, V> {
                 None if known => None,
                 None => continue,
             };
-            if loss.length < ENTRY_HEADER as u64 {
-                if self
-                    .store
-                    .in_writer(move |ledger| ledger.clear_padding(pack, loss.offset))?
-                {
-                    self.clear(pack, loss.offset)?;
-                }
-                continue;
-            }
             // Parity that was made before would bring the damage back.
             let volume = &**self.store.volume();
             for group in parity::groups(volume, self.vault, Some(tenant))?.usable {

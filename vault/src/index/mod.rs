@@ -13,7 +13,7 @@
 //! * [`segment`], [`writer`]: a file of changes, read and written; its layout is in [`layout`]
 //!   and, for people, in `docs/index.md`.
 //! * [`filter`]: tells without reading that an id is not in a file.
-//! * [`merge`]: which files to make one of, and how.
+//! * [`mod@merge`]: which files to make one of, and how.
 //!
 //! Invariants:
 //! * A segment is written once: under a temporary name, synced, renamed, the directory synced.

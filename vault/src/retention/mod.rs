@@ -1,6 +1,6 @@
 //! What is kept, and what goes.
 //!
-//! * [`policy`]: the rules as they are written; [`period`]: hours, days, weeks, months, years.
+//! * `policy`: the rules as they are written; `period`: hours, days, weeks, months, years.
 //! * [`plan`]: the rules applied to a server's recovery points; pure.
 //! * [`simulate`]: the same for an invented schedule.
 //! * [`report`]: what goes and why, for people.
