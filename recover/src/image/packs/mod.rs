@@ -1,7 +1,7 @@
 //! A vault's packs, read without the vault: with nothing else left, they and the keys are enough.
 //!
-//! * [`files`]: finds the tenant's packs below a directory.
-//! * [`survey`]: what is in them; [`places`]: where each chunk is.
+//! * `files`: finds the tenant's packs below a directory.
+//! * `survey`: what is in them; `places`: where each chunk is.
 //!
 //! Every chunk is hashed when it is read; of a damaged one the other copies are tried. Nothing is
 //! written, and no vault may be running: what it collects meanwhile would be missed.
