@@ -29,6 +29,7 @@ use crate::error::StoreError;
 use crate::ingest::{Outcome, Peer, Vault, check_chunks};
 use crate::ledger::Finding;
 use crate::store::Store;
+use crate::volume::Volume;
 use crate::volume::simulated::{Dice, Fault, SimulatedDisk};
 
 /// Small packs, so that crashes meet new ones too.
@@ -94,8 +95,10 @@ impl World {
             if let Err(error @ StoreError::Catalogue(_)) = &opened {
                 panic!("a crash of the disk of packs harmed the catalogue: {error}");
             }
-            if let Ok((store, findings)) = opened {
-                self.disk.calm();
+            // A crash at what is not needed to go on is one all the same.
+            self.disk.calm();
+            let up = self.disk.sync_directory(self.keys.sealing.tenant).is_ok();
+            if let (true, Ok((store, findings))) = (up, opened) {
                 let authority = Authority::from_der(Vec::new(), Vec::new());
                 return (Vault::new(self.id, store, authority), findings);
             }

@@ -5,12 +5,14 @@ use std::fmt;
 
 use relevo_wire::VaultId;
 
+use super::doubt::JustRead;
 use super::reading::in_order;
 use super::rewrite::take_away;
 use super::{Active, Ledger};
 use crate::catalogue::Placed;
 use crate::error::StoreError;
 use crate::pack::{ENTRY_HEADER, EntryHeader, EntryKind, FIRST_ENTRY, PACK_VERSION, PackHeader};
+use crate::record::Record;
 use crate::scan::{Gap, Scan};
 use crate::volume::{PackId, Volume, read_salvaging};
 
@@ -111,11 +113,16 @@ impl<V: Volume> Ledger<V> {
         }
         unread.reverse();
         let volume = self.volume.clone();
+        let mut points = Vec::new();
         in_order(&volume, &unread, |at, scanned| {
-            self.take_in(&unread[at], scanned?, &mut findings)
+            let scanned = scanned?;
+            if !fresh {
+                points.extend(points_of(unread[at].pack, &scanned));
+            }
+            self.take_in(&unread[at], scanned, &mut findings)
         })?;
         let needed = self.catalogue.transaction(|c| c.settle_retired())?;
-        if needed && !fresh {
+        if !fresh && (needed || !self.fits(&points, &known)?) {
             tracing::warn!("the catalogue is older than the packs know it: they are read anew");
             self.catalogue.transaction(|c| c.begin_anew())?;
             findings.extend(self.catch_up(true)?);
@@ -125,6 +132,8 @@ impl<V: Volume> Ledger<V> {
         self.find_missing(&packs, &known, fresh, &mut findings)?;
         if fresh {
             self.catalogue.set_whole()?;
+            // What is counted on from now on must not be lost with it.
+            self.catalogue.make_durable()?;
         }
         Ok(findings)
     }
@@ -342,6 +351,15 @@ impl<V: Volume> Ledger<V> {
             .write_at(unread.pack, gap.offset, &bytes)
             .map_err(|e| StoreError::io(format_args!("write to pack {}", unread.pack), &e))
     }
+}
+
+/// The recovery points among what was read.
+fn points_of(pack: PackId, scanned: &Scan) -> impl Iterator<Item = JustRead> {
+    let records = scanned.entries.iter().filter_map(|e| e.record.as_ref());
+    records.filter_map(move |record| match record {
+        Record::Point(point) => Some((pack.tenant, point.manifest.public().ok()?)),
+        _ => None,
+    })
 }
 
 /// Reads a pack's header. The inner error says in words why the pack cannot be used.

@@ -27,6 +27,7 @@ mod catch_up_test;
 mod deletion;
 #[cfg(test)]
 mod deletion_test;
+mod doubt;
 mod evidence;
 mod mend;
 mod reading;
@@ -341,7 +342,10 @@ impl<V: Volume> Ledger<V> {
     }
 
     fn new_pack(&mut self, tenant: TenantId) -> Result<Active, StoreError> {
-        let number = self.highest.get(&tenant).copied().unwrap_or(0) + 1;
+        let highest = self.highest.get(&tenant).copied().unwrap_or(0);
+        let number = highest.checked_add(1).ok_or_else(|| {
+            StoreError::Storage(format!("tenant {tenant} has a pack of the highest number"))
+        })?;
         let header = PackHeader::new(self.vault, PackId { tenant, number });
         let pack = header.pack;
         let made = self
