@@ -32,6 +32,9 @@ pub struct Loss {
 
 impl Catalogue {
     /// Notes what was lost. `offset` 0 and length 0 for a pack that is missing or unreadable.
+    ///
+    /// Bytes without an id that the catalogue has not read are noted as such as well
+    /// ([`is_unsure`](Self::is_unsure)): here and not later, since a kill may come between.
     pub fn note_loss(
         &self,
         pack: PackId,
@@ -53,7 +56,16 @@ impl Catalogue {
                 id.map(|id| *id.as_bytes()),
                 Timestamp::now().as_millis()
             ])?;
-        Ok(())
+        let read = self
+            .db
+            .prepare_cached(
+                "SELECT 1 FROM packs WHERE tenant = ?1 AND number = ?2 AND scanned > ?3",
+            )?
+            .exists(params![tenant, pack.number, offset as i64])?;
+        match id.is_none() && !read {
+            true => self.note_unsure(pack, offset, length),
+            false => Ok(()),
+        }
     }
 
     /// What was lost there is back.
@@ -125,6 +137,27 @@ mod tests {
     use crate::catalogue::Placed;
     use crate::record::Record;
     use relevo_wire::chunk::CheckedChunk;
+
+    /// Guards what nobody knows against being taken for what the catalogue has read, when the
+    /// vault was killed while it read its packs for the first time.
+    #[test]
+    fn bytes_that_were_damaged_before_they_were_read_are_noted_with_the_loss() {
+        let dir = tempfile::tempdir().unwrap();
+        let (catalogue, _) = Catalogue::open(&dir.path().join("c")).unwrap();
+        let tenant = TenantId::random();
+        let pack = |number| PackId { tenant, number };
+        catalogue.note_loss(pack(1), 8192, 64, None).unwrap();
+        catalogue.note_loss(pack(2), 0, 0, None).unwrap();
+        catalogue.take(pack(1), 9000, &[]).unwrap();
+        catalogue.take(pack(3), 9000, &[]).unwrap();
+        catalogue.note_loss(pack(1), 8500, 64, None).unwrap();
+        catalogue.note_loss(pack(3), 0, 0, None).unwrap();
+        let unsure = |number, bytes| catalogue.is_unsure(pack(number), bytes).unwrap();
+        assert!(unsure(1, 8192..8256));
+        assert!(unsure(2, 0..u64::MAX));
+        assert!(!unsure(1, 8500..8564), "the catalogue knows what was there");
+        assert!(!unsure(3, 0..u64::MAX), "the catalogue has read the pack");
+    }
 
     /// Guards what is below a lost node, and collection against losses that matter no more.
     #[test]

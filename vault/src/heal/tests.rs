@@ -409,6 +409,78 @@ fn bytes_of_which_nobody_knows_are_kept_until_they_are_given_up() {
     world.assert_healed(store, "given up");
 }
 
+/// Guards what was damaged when the catalogue was made, and was healed in its place since: the
+/// recovery point that stood there is taken in before anything below it can be collected.
+#[test]
+fn what_was_damaged_when_the_catalogue_was_made_is_taken_in_when_it_is_healed() {
+    use crate::collect::{Rule, collect};
+    use crate::volume::Volume;
+    for whole in [false, true] {
+        let (world, store) = World::filled(11, 3);
+        let tenant = world.tenant();
+        let point = world.points[0].point;
+        let at = store.read(|c| c.point_place(tenant, point)).unwrap();
+        let at = at.unwrap();
+        drop(store);
+        let pack = PackId {
+            tenant,
+            number: at.pack,
+        };
+        // The header of its entry: nobody can tell that it was a recovery point.
+        let from = if whole { 8192 } else { at.offset };
+        let damaged = (at.offset - from) as usize + 40;
+        let mut before = vec![0; damaged];
+        world.disk.read_at(pack, from, &mut before).unwrap();
+        world.disk.write_at(pack, from, &vec![9; damaged]).unwrap();
+        world.lose_catalogue();
+        let store = world.open().unwrap();
+        assert!(store.read(|c| c.point(tenant, point)).unwrap().is_none());
+        // As parity does.
+        world.disk.write_at(pack, from, &before).unwrap();
+        let healed = world.healer(&store, false).heal().unwrap();
+        assert!(healed.left.is_empty(), "{healed:?}");
+        let rule = Rule {
+            grace: std::time::Duration::ZERO,
+            rewrite_at: 0.5,
+            accept_loss: false,
+            dry_run: false,
+        };
+        // Only what became unreferenced before now may go.
+        let healed_at = Timestamp::now();
+        while Timestamp::now() <= healed_at {
+            std::hint::spin_loop();
+        }
+        collect(&store, &rule, &Default::default()).unwrap();
+        world.assert_points(&store, "healed in its place");
+    }
+}
+
+/// Guards what only a pack refers to that was missing when the catalogue was made: until the
+/// pack is read, nothing is collected.
+#[test]
+fn a_pack_that_is_back_and_unread_holds_collection_back() {
+    let (world, store) = World::filled(12, 4);
+    drop(store);
+    let pack = world.packs()[0];
+    let content = world.disk.content(pack).unwrap();
+    world.disk.vanish(pack);
+    world.lose_catalogue();
+    let store = world.open().unwrap();
+    {
+        use crate::volume::Volume;
+        world.disk.create(pack).unwrap();
+        world.disk.write_at(pack, 0, &content).unwrap();
+        world.disk.sync(pack).unwrap();
+    }
+    let healed = world.healer(&store, false).heal().unwrap();
+    assert_eq!(healed.left.len(), 1, "{healed:?}");
+    assert!(healed.failures[0].contains("restart"), "{healed:?}");
+    drop(store);
+    let store = world.open().unwrap();
+    world.healer(&store, false).heal().unwrap();
+    world.assert_healed(store, "read");
+}
+
 /// Guards a recovery point against damage that is found between the proof that it is complete
 /// and its entry.
 #[test]

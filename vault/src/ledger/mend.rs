@@ -4,7 +4,7 @@
 use relevo_wire::{ChunkId, TenantId};
 
 use super::{Encoded, Ledger, open_pack_header};
-use crate::catalogue::Placed;
+use crate::catalogue::{ChunkState, Placed};
 use crate::error::StoreError;
 use crate::pack::{ALIGN, ENTRY_HEADER, EntryHeader, EntryKind, FIRST_ENTRY, entry_size};
 use crate::record::Record;
@@ -95,7 +95,8 @@ impl<V: Volume> Ledger<V> {
     }
 
     /// Takes chunks in that stand in a pack and that the catalogue has no place for: a pack that
-    /// came back. How many.
+    /// came back. And whatever stands in a place on the list of losses that was damaged when the
+    /// catalogue read the pack: it has never heard of that. How many.
     pub fn take_back_in(&mut self, pack: PackId) -> Result<usize, StoreError> {
         self.make_ready()?;
         let failed = |e: std::io::Error| StoreError::io(format_args!("read pack {pack}"), &e);
@@ -113,17 +114,29 @@ impl<V: Volume> Ledger<V> {
             return Ok(0);
         };
         let found = scan(&bytes, FIRST_ENTRY, &header.salt);
+        let mut lost = self.catalogue.losses(pack.tenant)?;
+        lost.retain(|loss| loss.pack == pack.number && loss.length > 0);
         let mut wanted = Vec::new();
         for entry in &found.entries {
-            if let Some(record @ Record::Chunk(chunk)) = &entry.record {
-                let state = self.catalogue.states(pack.tenant, &[chunk.id()])?;
-                // One that nothing refers to was garbage, or will be sent again.
-                if state.iter().any(|s| s.place.is_none() && s.refs > 0) {
-                    wanted.push(Placed {
-                        offset: entry.offset,
-                        record,
-                    });
+            let Some(record) = &entry.record else {
+                continue;
+            };
+            let offset = entry.offset;
+            let was_lost = lost
+                .iter()
+                .any(|loss| (loss.offset..loss.offset + loss.length).contains(&offset));
+            let take = match record {
+                Record::Chunk(chunk) => {
+                    let state = self.catalogue.states(pack.tenant, &[chunk.id()])?;
+                    // One that nothing refers to was garbage, or will be sent again; unless what
+                    // refers to it was lost with it.
+                    let missing = |s: &ChunkState| s.place.is_none() && (s.refs > 0 || was_lost);
+                    state.iter().any(missing)
                 }
+                _ => was_lost && self.catalogue.is_unsure(pack, offset..offset + 1)?,
+            };
+            if take {
+                wanted.push(Placed { offset, record });
             }
         }
         if wanted.is_empty() {
