@@ -2,7 +2,7 @@
 
 use rusqlite::{OptionalExtension, params};
 
-use relevo_wire::{PointId, TenantId};
+use relevo_wire::{PointId, TenantId, Timestamp};
 
 use super::Catalogue;
 use crate::clock::VaultTime;
@@ -10,29 +10,33 @@ use crate::error::StoreError;
 use crate::record::{PersonRole, Record};
 
 impl Catalogue {
+    /// Enrolled anew, a server or site has another record: the latest counts.
+    fn take_enrolled(
+        &self,
+        table: &'static str,
+        tenant: i64,
+        id: &[u8; 16],
+        name: &str,
+        enrolled: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.db
+            .prepare_cached(&format!(
+                "INSERT INTO {table} VALUES (?1, ?2, ?3, ?4)
+                 ON CONFLICT DO UPDATE SET name = ?3, enrolled = ?4 WHERE enrolled <= ?4"
+            ))?
+            .execute(params![tenant, id, name, enrolled.as_millis()])?;
+        Ok(())
+    }
+
     /// Takes in a record that is neither chunk nor point.
     pub(super) fn take_governance(&self, tenant: i64, record: &Record) -> Result<(), StoreError> {
         match record {
             Record::Chunk(_) | Record::Point(_) => {}
             Record::Server(s) => {
-                self.db
-                    .prepare_cached("INSERT OR REPLACE INTO servers VALUES (?1, ?2, ?3, ?4)")?
-                    .execute(params![
-                        tenant,
-                        s.id.as_bytes(),
-                        s.name,
-                        s.enrolled.as_millis()
-                    ])?;
+                self.take_enrolled("servers", tenant, s.id.as_bytes(), &s.name, s.enrolled)?;
             }
             Record::Site(s) => {
-                self.db
-                    .prepare_cached("INSERT OR REPLACE INTO sites VALUES (?1, ?2, ?3, ?4)")?
-                    .execute(params![
-                        tenant,
-                        s.id.as_bytes(),
-                        s.name,
-                        s.enrolled.as_millis()
-                    ])?;
+                self.take_enrolled("sites", tenant, s.id.as_bytes(), &s.name, s.enrolled)?;
             }
             Record::Deletion(d) => {
                 self.db
@@ -105,7 +109,11 @@ impl Catalogue {
                     PersonRole::Administrator => "administrator",
                 };
                 self.db
-                    .prepare_cached("INSERT OR REPLACE INTO people VALUES (?1, ?2, ?3, ?4, ?5)")?
+                    .prepare_cached(
+                        "INSERT INTO people VALUES (?1, ?2, ?3, ?4, ?5)
+                         ON CONFLICT DO UPDATE SET role = ?3, name = ?4, enrolled = ?5
+                         WHERE enrolled <= ?5",
+                    )?
                     .execute(params![
                         tenant,
                         p.id.as_bytes(),
@@ -176,5 +184,45 @@ impl Catalogue {
             )?
             .query_row(params![tenant, point.as_bytes()], |row| row.get(0))
             .optional()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::catalogue::Placed;
+    use crate::record::ServerRecord;
+    use crate::volume::PackId;
+    use relevo_wire::ServerId;
+
+    /// Guards the name of a server that was enrolled anew: a catalogue that is made from the packs
+    /// reads the newest first.
+    #[test]
+    fn the_latest_enrolment_counts_in_whatever_order_packs_are_read() {
+        let (tenant, id) = (TenantId::random(), ServerId::random());
+        let enrolled = |name: &str, at| {
+            Record::Server(ServerRecord {
+                id,
+                name: name.into(),
+                enrolled: Timestamp::from_millis(at),
+            })
+        };
+        let records = [enrolled("before", 1), enrolled("now", 2)];
+        for order in [[0, 1], [1, 0]] {
+            let dir = tempfile::tempdir().unwrap();
+            let (catalogue, _) = Catalogue::open(&dir.path().join("c")).unwrap();
+            for at in order {
+                let number = at as u32 + 1;
+                let placed = Placed {
+                    offset: 8192,
+                    record: &records[at],
+                };
+                let pack = PackId { tenant, number };
+                catalogue.take(pack, 9000, &[placed]).unwrap();
+            }
+            let name = catalogue.server_name(tenant, id).unwrap();
+            assert_eq!(name.as_deref(), Some("now"));
+        }
     }
 }
