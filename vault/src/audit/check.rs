@@ -93,7 +93,7 @@ impl Walk {
             self.fault(file, at, reason);
             return None;
         }
-        let expected = self.entries + 1;
+        let expected = self.entries.saturating_add(1);
         self.entries = expected;
         let (line, hash) = match Line::decode(bytes) {
             Ok(read) => read,

@@ -141,7 +141,7 @@ impl Line {
     pub(super) fn next(head: &Head, event: &Event, time: Timestamp) -> Self {
         let cut = |text: &str| text.chars().take(MAX_TEXT).collect();
         Self {
-            sequence: head.entries + 1,
+            sequence: head.entries.saturating_add(1),
             time,
             who: cut(&event.who),
             tenant: event.tenant,

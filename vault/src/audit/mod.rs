@@ -185,7 +185,7 @@ impl Audit {
             if let Some(line) = head[..read].split(|b| *b == b'\n').next() {
                 first = Line::decode(line).ok().map(|(line, _)| line.sequence);
             }
-            if first.is_some_and(|first| first <= after + 1) {
+            if first.is_some_and(|first| first <= after.saturating_add(1)) {
                 from = at;
                 break;
             }
@@ -221,7 +221,7 @@ impl Audit {
                         lines += 1;
                         tracing::error!(path = %path.display(), reason, "a damaged entry");
                         head = Head {
-                            entries: head.entries + 1,
+                            entries: head.entries.saturating_add(1),
                             hash: *blake3::hash(bytes).as_bytes(),
                         };
                     }

@@ -179,6 +179,14 @@ impl Catalogue {
         claimed: Option<TenantId>,
     ) -> Result<(TokenRow, TenantId), TokenError> {
         let now = Timestamp::now();
+        // Without a lock on the catalogue: anybody may come with a token that is none.
+        let known = self
+            .db
+            .prepare_cached("SELECT 1 FROM tokens WHERE hash = ?1")?
+            .exists([hash])?;
+        if !known {
+            return Err(TokenError::Unknown);
+        }
         self.durably(|this| {
             let row = this
                 .db

@@ -63,13 +63,13 @@ pub(super) fn foresee<V: Volume>(
         }
     }
     report.chunks_removed += gone;
-    report.waiting += all - gone;
+    report.waiting += all.saturating_sub(gone);
     let mut packs = store.read(|c| c.pack_use(tenant))?;
     for used in &mut packs {
         used.dead += dying.get(&used.number).copied().unwrap_or(0);
     }
     for used in emptying::candidates(&packs, rule) {
-        let live = (used.length - FIRST_ENTRY).saturating_sub(used.dead);
+        let live = used.length.saturating_sub(FIRST_ENTRY + used.dead);
         report.packs_retired += 1;
         report.packs_rewritten += u64::from(live > 0);
         report.bytes_copied += live;

@@ -7,12 +7,11 @@ use crate::clock::VaultTime;
 use crate::error::{StoreError, VaultError};
 use crate::ledger::{Deletion, remaining};
 use crate::record::{HoldRecord, LockRecord, Record};
+use crate::revocation::check_reason;
 use crate::settings::{Settings, Span, Whose};
 use crate::store::Store;
 use crate::volume::Volume;
 
-/// Longest reason, in bytes.
-const MAX_REASON: usize = 500;
 /// Fewest digits of an id's beginning.
 const MIN_DIGITS: usize = 4;
 
@@ -262,15 +261,4 @@ pub fn delete<V: Volume>(
     }
     tracing::info!(point = %found.point, server = found.name, reason, by, "deleted");
     Ok(found)
-}
-
-fn check_reason(reason: &str) -> Result<(), VaultError> {
-    let fits = (1..=MAX_REASON).contains(&reason.len()) && !reason.chars().any(char::is_control);
-    match fits {
-        true => Ok(()),
-        false => Err(VaultError::Usage {
-            reason: format!("a reason has 1 to {MAX_REASON} bytes and no control characters"),
-            remedy: "give one with --reason".into(),
-        }),
-    }
 }
