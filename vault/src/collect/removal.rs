@@ -127,7 +127,7 @@ fn with_states<V: Volume>(
 ) -> Result<impl Iterator<Item = (Unreferenced, ChunkState)>, StoreError> {
     let ids: Vec<ChunkId> = batch.iter().map(|one| one.id).collect();
     let states = store.read(|c| c.states(tenant, &ids))?;
-    Ok(batch.to_vec().into_iter().zip(states))
+    Ok(batch.iter().copied().zip(states))
 }
 
 /// What a chunk refers to; nothing when it found a referrer meanwhile. The error says why a node
