@@ -22,7 +22,7 @@ impl World {
     }
 
     /// Whatever the vault did, its disk may have stopped in the middle of it.
-    fn look_at_disk(self: &Arc<Self>) -> bool {
+    pub fn look_at_disk(self: &Arc<Self>) -> bool {
         let down = self.machine.disk.is_down();
         if down {
             self.vault_fell();

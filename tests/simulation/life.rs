@@ -51,8 +51,17 @@ async fn turn(world: &Arc<World>) {
     if world.once_in(4) && world.machine.is_up() {
         world.machine.catalogue.lock().unwrap().snapshot();
     }
+    if world.once_in(3) {
+        // Beside whatever is done in this turn: uploads are open then.
+        let after = Duration::from_millis(world.roll(800));
+        let world = world.clone();
+        world.clone().spawn(async move {
+            sleep(after).await;
+            world.collect();
+        });
+    }
     let count = world.servers.len() as u64;
-    match world.roll(18) {
+    match world.roll(22) {
         0..=4 => spawn_backup(world, world.roll(count) as usize),
         5 | 6 => (0..world.servers.len()).for_each(|at| spawn_backup(world, at)),
         7..=9 => world.delete(),
@@ -62,6 +71,7 @@ async fn turn(world: &Arc<World>) {
         13 if world.fates.hostile => hostile::attack(world),
         14 if world.fates.rot => world.rot_and_see(),
         15 => world.jump_clock(),
+        16..=19 => thin_out(world).await,
         _ => {
             let at = world.roll(count) as usize;
             if world.once_in(3) {
@@ -76,6 +86,32 @@ async fn turn(world: &Arc<World>) {
     // A store that could not cut off what failed takes no more: its operator starts it anew.
     if world.fates.failures && world.once_in(2) {
         world.vault_fell();
+    }
+}
+
+/// Points are deleted and what they leave is collected, between backups and beside them.
+async fn thin_out(world: &Arc<World>) {
+    if world.once_in(2) {
+        // Uploads of agents that were killed would hold everything back for a day.
+        world.vault_fell();
+        world.settle().await;
+    }
+    let beside = world.once_in(2);
+    if beside {
+        spawn_backup(world, world.roll(world.servers.len() as u64) as usize);
+        sleep(Duration::from_millis(world.roll(300))).await;
+    }
+    for _ in 0..1 + world.roll(5) {
+        world.delete();
+    }
+    // What falls free in this millisecond is not older than it.
+    sleep(Duration::from_millis(2)).await;
+    world.collect();
+    if !beside && world.once_in(2) {
+        // Agents come with caches full of what is gone.
+        spawn_backup(world, world.roll(world.servers.len() as u64) as usize);
+        sleep(Duration::from_millis(world.roll(300))).await;
+        world.collect();
     }
 }
 
@@ -133,6 +169,25 @@ async fn end(world: &Arc<World>) {
         });
     }
     world.settle().await;
+    everybody_is_whole(world);
+    // All is deleted and collected, and everybody comes again with a cache full of what is gone.
+    let reclaimed = world.delete_all();
+    world.clock_ahead();
+    world.collect_all(reclaimed && !damaged);
+    for at in 0..world.servers.len() {
+        let world = world.clone();
+        world.clone().spawn(async move {
+            back_up(&world, at, None)
+                .await
+                .unwrap_or_else(|e| panic!("server {at} is not served after all: {e:?}"));
+        });
+    }
+    world.settle().await;
+    everybody_is_whole(world);
+}
+
+/// All promises hold, and each server's newest state is among what can be restored.
+fn everybody_is_whole(world: &Arc<World>) {
     world.check("in the end");
     for (at, server) in world.servers.iter().enumerate() {
         let mut site = Site::new(world, &world.tenants[server.tenant]);

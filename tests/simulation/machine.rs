@@ -194,6 +194,14 @@ impl Machine {
                 })
             });
             match opened {
+                // It passed over what failed last, and the machine stopped all the same.
+                Ok(opened) if self.disk.is_down() => {
+                    self.aside.run(move || drop(opened));
+                    self.end(match dice.once_in(2) {
+                        true => End::Killed,
+                        false => End::PowerCut,
+                    });
+                }
                 Ok((vault, findings)) => {
                     self.disk.calm();
                     let mut state = self.state();
@@ -209,6 +217,11 @@ impl Machine {
                     // What its remedy says: 'rebuild'.
                     harmed = false;
                     self.catalogue.lock().unwrap().lose();
+                }
+                Err(StoreError::Storage(text)) if text.starts_with("read pack") => {
+                    // None of the bytes that are to be read can be: whether they will be again
+                    // the vault leaves to its operator, who copies the disk.
+                    self.disk.mend();
                 }
                 Err(error) => panic!("the vault does not open: {error}"),
             }

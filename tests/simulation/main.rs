@@ -10,7 +10,7 @@
 //!
 //! * [`world`], [`life`]: what is there, and what happens. [`check`], [`promises`]: what must hold.
 //! * [`machine`], [`catalogue`], [`serve`], [`network`]: the vault's end, the agent's end, the line between.
-//! * [`server`], [`image`], [`site`], [`hostile`], [`keeping`]: who takes part.
+//! * [`server`], [`image`], [`site`], [`hostile`], [`keeping`], [`collecting`]: who takes part.
 //! * [`run`]: seeds by the thousand, on all processors.
 //!
 //! `--seeds N` lives so many worlds, `--from S` begins there, `--seed S` lives one, `--trace`
@@ -21,6 +21,7 @@
 mod aside;
 mod catalogue;
 mod check;
+mod collecting;
 mod hostile;
 mod image;
 mod keeping;

@@ -171,6 +171,16 @@ pub async fn back_up(
 }
 
 impl World {
+    /// Whether a point that is, or may be, deleted is named.
+    fn names_deleted(&self, text: &str) -> bool {
+        let promises = self.promises();
+        let mut points = promises.points.iter();
+        points.any(|(id, promise)| {
+            matches!(promise.state, State::DeletionAsked | State::Deleted)
+                && text.contains(&id.to_string())
+        })
+    }
+
     /// An agent may fail for what was done to it, and for nothing else.
     fn excuse(&self, error: &AgentError) {
         let client = match error {
@@ -184,6 +194,8 @@ impl World {
             ClientError::Connection { .. } if self.may_break() => {}
             ClientError::Refused(refusal) => match refusal.code {
                 RefusalCode::Storage | RefusalCode::Full if self.may_fail() => {}
+                // The answer to its commit was lost, and the point was deleted before it asked again.
+                RefusalCode::Corrupt if self.names_deleted(&refusal.to_string()) => {}
                 code => panic!("an honest agent is refused with {code:?}: {refusal}"),
             },
             other => panic!("an agent's run ends with: {other}"),

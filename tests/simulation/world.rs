@@ -368,11 +368,23 @@ impl World {
         if self.fates.falls && !self.once_in(3) {
             disk.plan(self.roll(60), Fault::Crash);
         } else if self.fates.failures {
-            let fault = match self.once_in(2) {
-                true => Fault::Full,
-                false => Fault::Broken,
-            };
-            disk.plan(self.roll(30), fault);
+            self.plan_failure();
         }
+    }
+
+    /// The disk is full, or fails once, or from some moment on.
+    pub fn plan_failure(&self) {
+        let fault = [Fault::Full, Fault::Broken, Fault::Failing][self.roll(3) as usize];
+        self.machine.disk.plan(self.roll(30), fault);
+    }
+
+    /// True until the last check.
+    pub fn is_stormy(&self) -> bool {
+        !self.state.lock().unwrap().calm
+    }
+
+    /// The vault's wall clock is later than it ever was.
+    pub fn clock_ahead(&self) {
+        self.state.lock().unwrap().clock_off = 2001 * 86_400_000;
     }
 }

@@ -6,12 +6,14 @@
 //! the chunk is stored again, or when nothing that is stored refers to it; one whose entry could
 //! not be told, until it was healed in its place, or the loss is accepted.
 
+use std::collections::HashSet;
+
 use rusqlite::params;
 use serde::Serialize;
 
 use relevo_wire::{ChunkId, TenantId, Timestamp};
 
-use super::Catalogue;
+use super::{Catalogue, Located};
 use crate::error::StoreError;
 use crate::volume::PackId;
 
@@ -68,6 +70,36 @@ impl Catalogue {
         }
     }
 
+    /// Packs that are noted to be missing or unreadable as a whole.
+    pub fn unusable_packs(&self, tenant: TenantId) -> Result<HashSet<u32>, StoreError> {
+        let Some(tenant) = self.tenant(tenant)? else {
+            return Ok(HashSet::new());
+        };
+        let mut query = self
+            .db
+            .prepare_cached("SELECT pack FROM losses WHERE tenant = ?1 AND offset = 0")?;
+        let rows = query.query_map([tenant], |row| row.get(0))?;
+        Ok(rows.collect::<Result<_, _>>()?)
+    }
+
+    /// As [`locate`](Self::locate), without what has its place in a pack that cannot be used:
+    /// for all who would rely on it from now on. The place itself is kept, and no epoch ends, for
+    /// the pack may be healed or brought back: so marks of what is complete may be too good.
+    pub fn locate_usable(
+        &self,
+        tenant: TenantId,
+        ids: &[ChunkId],
+    ) -> Result<Vec<Option<Located>>, StoreError> {
+        let mut found = self.locate(tenant, ids)?;
+        let unusable = self.unusable_packs(tenant)?;
+        if !unusable.is_empty() {
+            for place in &mut found {
+                *place = place.filter(|at| !unusable.contains(&at.pack));
+            }
+        }
+        Ok(found)
+    }
+
     /// What was lost there is back.
     pub fn clear_loss(&self, pack: PackId, offset: u64) -> Result<(), StoreError> {
         let Some(tenant) = self.tenant(pack.tenant)? else {
@@ -120,6 +152,11 @@ impl Catalogue {
 
     /// Forgets the tenant's losses: somebody decided to go on without. How many there were.
     pub fn accept_losses(&self, tenant: TenantId) -> Result<usize, StoreError> {
+        for number in self.unusable_packs(tenant)? {
+            let pack = PackId { tenant, number };
+            let ids = self.chunks_within(pack, 0..u64::MAX)?;
+            self.forget_chunks(pack, 0..u64::MAX, &ids)?;
+        }
         let Some(tenant) = self.tenant(tenant)? else {
             return Ok(0);
         };

@@ -46,7 +46,17 @@ impl<'a, V: Volume> VaultShelf<'a, V> {
 
 impl<V: Volume> Shelf for VaultShelf<'_, V> {
     fn locate(&mut self, ids: &[ChunkId]) -> Result<Vec<Option<Located>>, StoreError> {
-        self.store.read(|c| c.locate(self.tenant, ids))
+        self.store.read(|c| {
+            let mut found = c.locate_usable(self.tenant, ids)?;
+            // What was proven before a pack was lost is proven again, as long as it is.
+            if !c.unusable_packs(self.tenant)?.is_empty() {
+                found
+                    .iter_mut()
+                    .flatten()
+                    .for_each(|at| at.complete = false);
+            }
+            Ok(found)
+        })
     }
 
     fn read(&mut self, id: ChunkId, at: Located) -> Result<Option<CheckedChunk>, StoreError> {

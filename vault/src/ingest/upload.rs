@@ -94,7 +94,7 @@ impl<V: Volume> Vault<V> {
     ) -> Result<Response, Refusal> {
         check_ids(ids)?;
         self.keep(tenant, opening, ids)?;
-        let found = self.store.read(|c| c.locate(tenant, ids))?;
+        let found = self.store.read(|c| c.locate_usable(tenant, ids))?;
         let mut bits = vec![0u8; ids.len().div_ceil(8)];
         for (at, _) in found.iter().enumerate().filter(|(_, f)| f.is_some()) {
             bits[at / 8] |= 1 << (at % 8);

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 
-use relevo_wire::VaultId;
+use relevo_wire::{TenantId, VaultId};
 
 use super::doubt::JustRead;
 use super::reading::in_order;
@@ -14,7 +14,7 @@ use crate::error::StoreError;
 use crate::pack::{ENTRY_HEADER, EntryHeader, EntryKind, FIRST_ENTRY, PACK_VERSION, PackHeader};
 use crate::record::Record;
 use crate::scan::{Gap, Scan};
-use crate::volume::{PackId, Volume, read_salvaging};
+use crate::volume::{PackId, Volume, read_exact, read_salvaging};
 
 /// Missing packs of one tenant that are named after all packs were read.
 const MISSING_NAMED: usize = 1000;
@@ -76,6 +76,12 @@ impl Finding {
     }
 }
 
+/// When the catalogue is made anew, so many bytes of each tenant's newest packs are written again:
+/// more than one round of the writer, of which a sync may have failed.
+const AGAIN: u64 = 128 * 1024 * 1024;
+/// Bytes that are written again at once.
+const AGAIN_PIECE: u64 = 4 * 1024 * 1024;
+
 /// A pack to read, from where.
 pub(super) struct Unread {
     pub pack: PackId,
@@ -84,12 +90,15 @@ pub(super) struct Unread {
     pub length: u64,
     /// Everything from there on is newer than all that the catalogue was told of.
     newer: bool,
+    /// What lies behind this was perhaps never on the disk, though reads show it.
+    unsynced: u64,
 }
 
 impl<V: Volume> Ledger<V> {
     /// Reads what the catalogue does not know yet. `fresh`: it never knew all packs.
     ///
-    /// Entries taken in are synced first, since the catalogue never names what is not durable.
+    /// Entries taken in are written once more and synced first, since the catalogue never names
+    /// what is not durable.
     /// A tenant's packs are taken in from the newest to the oldest: that a pack was retired
     /// stands in a later one, and then nothing of it is taken in.
     pub(super) fn catch_up(&mut self, fresh: bool) -> Result<Vec<Finding>, StoreError> {
@@ -112,6 +121,9 @@ impl<V: Volume> Ledger<V> {
             unread.extend(found);
         }
         unread.reverse();
+        if fresh {
+            doubt_newest(&mut unread);
+        }
         let volume = self.volume.clone();
         let mut points = Vec::new();
         in_order(&volume, &unread, |at, scanned| {
@@ -175,10 +187,8 @@ impl<V: Volume> Ledger<V> {
             if packs.binary_search(&pack).is_ok() || self.catalogue.was_retired(pack)? {
                 continue;
             }
-            // What the catalogue has read keeps its references; what nobody has read has none.
-            if !known.contains_key(&pack) {
-                self.catalogue.note_loss(pack, 0, 0, None)?;
-            }
+            // What it held counts as stored no more.
+            self.catalogue.note_loss(pack, 0, 0, None)?;
             findings.push(Finding::Missing(pack));
         }
         Ok(())
@@ -246,6 +256,10 @@ impl<V: Volume> Ledger<V> {
             from: from.max(FIRST_ENTRY),
             length,
             newer,
+            unsynced: match newer {
+                true => from,
+                false => length,
+            },
         }))
     }
 
@@ -309,6 +323,9 @@ impl<V: Volume> Ledger<V> {
                 findings.push(Finding::Damaged(pack, gap));
             }
         }
+        if !scanned.salvaged {
+            self.write_again(pack, unread.unsynced, length)?;
+        }
         self.volume
             .sync(pack)
             .and_then(|()| self.volume.sync_directory(pack.tenant))
@@ -330,6 +347,37 @@ impl<V: Volume> Ledger<V> {
             }
             catalogue.take(pack, length, &records)
         })
+    }
+
+    /// Writes bytes over themselves. After a sync that failed the kernel may take pages for
+    /// written that are not: then reads show them, and a sync that follows has nothing to do and
+    /// succeeds. What is written again it must bring to the disk.
+    fn write_again(&self, pack: PackId, from: u64, to: u64) -> Result<(), StoreError> {
+        let failed =
+            |e: std::io::Error| StoreError::io(format_args!("write pack {pack} again"), &e);
+        let mut at = from;
+        while at < to {
+            let length = match at < FIRST_ENTRY {
+                true => FIRST_ENTRY.min(to) - at,
+                false => AGAIN_PIECE.min(to - at),
+            };
+            let Ok(bytes) = read_exact(&*self.volume, pack, at, length as usize) else {
+                // One copy of a header that cannot be read: the other one is.
+                at += length;
+                continue;
+            };
+            match self.volume.write_at(pack, at, &bytes) {
+                Ok(()) => at += length,
+                // Some file systems need room to write in place. The vault is to open all the
+                // same; that nothing can be read from a full disk would be worse.
+                Err(error) if error.kind() == std::io::ErrorKind::StorageFull => {
+                    tracing::warn!(%pack, "the disk is full: the pack's end is only synced");
+                    return Ok(());
+                }
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        Ok(())
     }
 
     fn cut(&self, pack: PackId, length: u64) -> Result<(), StoreError> {
@@ -360,6 +408,17 @@ fn points_of(pack: PackId, scanned: &Scan) -> impl Iterator<Item = JustRead> {
         Record::Point(point) => Some((pack.tenant, point.manifest.public().ok()?)),
         _ => None,
     })
+}
+
+/// Of packs from the newest to the oldest, the last bytes of each tenant are taken for unsynced.
+fn doubt_newest(unread: &mut [Unread]) {
+    let mut left: HashMap<TenantId, u64> = HashMap::new();
+    for pack in unread {
+        let left = left.entry(pack.pack.tenant).or_insert(AGAIN);
+        let doubted = pack.length.min(*left);
+        pack.unsynced = pack.length - doubted;
+        *left -= doubted;
+    }
 }
 
 /// Reads a pack's header. The inner error says in words why the pack cannot be used.

@@ -215,7 +215,7 @@ impl<V: Volume> Ledger<V> {
         let mut left_out = Vec::new();
         for &records in batch {
             let ids: Vec<ChunkId> = records.iter().filter_map(chunk_id).collect();
-            let mut known = self.catalogue.locate(tenant, &ids)?.into_iter();
+            let mut known = self.catalogue.locate_usable(tenant, &ids)?.into_iter();
             let mut keep = Vec::with_capacity(records.len());
             for record in records {
                 if let Some(id) = chunk_id(record) {
@@ -262,7 +262,7 @@ impl<V: Volume> Ledger<V> {
     fn check_whole(&self, tenant: TenantId, public: &PublicManifest) -> Result<(), StoreError> {
         for (ids, nodes) in [(&public.roots, true), (&public.inventory, false)] {
             for ids in ids.chunks(1024) {
-                let found = self.catalogue.locate(tenant, ids)?;
+                let found = self.catalogue.locate_usable(tenant, ids)?;
                 let whole = |at: &Option<Located>| at.is_some_and(|at| at.complete || !nodes);
                 if !found.iter().all(whole) {
                     return Err(StoreError::NotWhole(public.point));

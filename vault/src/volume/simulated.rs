@@ -3,10 +3,10 @@
 //! It keeps what was synced apart from what was written. A crash keeps of each unsynced write
 //! any subset of its sectors, cuts or keeps the length, and undoes any of the changes of names
 //! whose directory was not synced. Writes can fail with `ENOSPC` or `EIO` after any part of
-//! them; so can syncs, after which what was not synced may be gone from the disk though reads
-//! still show it. Sectors can be made unreadable until they are written again, files lost.
+//! them; so can syncs, after which some of what was not synced is taken for written: reads show
+//! it, later syncs pass over it, and a crash loses it, unless it is written again. Sectors can be made unreadable until they are written again, files lost.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io;
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard};
@@ -47,6 +47,34 @@ struct Inode {
     shown: Vec<u8>,
     /// What a crash leaves for certain.
     synced: Vec<u8>,
+    /// Sectors that a failed sync took for written.
+    forgotten: BTreeSet<usize>,
+}
+
+impl Inode {
+    fn range(&self, sector: usize) -> Range<usize> {
+        let end = (sector + 1) * SECTOR;
+        (sector * SECTOR).min(self.shown.len())..end.min(self.shown.len())
+    }
+
+    fn sync(&mut self) {
+        let mut synced = self.shown.clone();
+        for &sector in &self.forgotten {
+            for at in self.range(sector) {
+                synced[at] = self.synced.get(at).copied().unwrap_or(0);
+            }
+        }
+        self.synced = synced;
+    }
+
+    fn fail_sync(&mut self, dice: &mut Dice) {
+        for sector in 0..self.shown.len().div_ceil(SECTOR) {
+            let range = self.range(sector);
+            if self.synced.get(range.clone()) != self.shown.get(range) && dice.once_in(2) {
+                self.forgotten.insert(sector);
+            }
+        }
+    }
 }
 
 type Names = BTreeMap<FileId, u64>;
@@ -87,6 +115,8 @@ pub enum Fault {
     Full,
     /// An I/O error.
     Broken,
+    /// I/O errors from there on, until the process is started anew.
+    Failing,
 }
 
 struct State {
@@ -178,13 +208,14 @@ impl SimulatedDisk {
             after.resize(length, 0);
             for at in (0..length.min(most)).step_by(SECTOR) {
                 let end = (at + SECTOR).min(length).min(most);
-                if !holes || dice.once_in(2) {
+                if !file.forgotten.contains(&(at / SECTOR)) && (!holes || dice.once_in(2)) {
                     after[at..end].copy_from_slice(&file.shown[at..end]);
                 }
             }
             *file = Inode {
                 shown: after.clone(),
                 synced: after,
+                forgotten: BTreeSet::new(),
             };
         }
         state.down = false;
@@ -282,6 +313,7 @@ impl State {
             return Err(Fault::Crash);
         }
         match &mut self.countdown {
+            Some((0, Fault::Failing)) => Err(Fault::Failing),
             Some((0, fault)) => {
                 let fault = *fault;
                 self.down = fault == Fault::Crash;
@@ -341,7 +373,7 @@ impl State {
 fn error(fault: Fault) -> io::Error {
     match fault {
         Fault::Full => io::ErrorKind::StorageFull.into(),
-        Fault::Crash | Fault::Broken => io::Error::other("injected"),
+        Fault::Crash | Fault::Broken | Fault::Failing => io::Error::other("injected"),
     }
 }
 
@@ -384,6 +416,8 @@ impl Volume for SimulatedDisk {
             file.shown.resize(end, 0);
         }
         file.shown[at..end].copy_from_slice(&data[..written]);
+        file.forgotten
+            .retain(|sector| *sector < at / SECTOR || *sector >= end.div_ceil(SECTOR));
         state.mend(inode, at as u64..end as u64);
         failed.map_err(error)
     }
@@ -414,16 +448,22 @@ impl Volume for SimulatedDisk {
         state.next().map_err(error)?;
         let file = state.file(file.into())?;
         file.shown.truncate(length as usize);
+        let left = file.shown.len().div_ceil(SECTOR);
+        file.forgotten.retain(|sector| *sector < left);
         Ok(())
     }
 
     fn sync(&self, file: impl Into<FileId>) -> io::Result<()> {
         let mut state = self.state();
         let failed = state.next();
-        let file = state.file(file.into())?;
-        if failed.is_ok() {
-            file.synced = file.shown.clone();
+        let mut dice = state.dice.clone();
+        let inode = state.file(file.into())?;
+        match failed {
+            Ok(()) => inode.sync(),
+            Err(Fault::Crash) => {}
+            Err(_) => inode.fail_sync(&mut dice),
         }
+        state.dice = dice;
         failed.map_err(error)
     }
 
