@@ -33,6 +33,7 @@
 //! * **Tenants never meet**: every look-up and every pack belongs to one tenant.
 
 pub mod audit;
+pub mod background;
 pub mod catalogue;
 pub mod clock;
 pub mod collect;

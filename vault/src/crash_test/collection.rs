@@ -5,15 +5,19 @@
 //! does. With the catalogue as it was, older, or gone.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use super::{Fault, Plain, PointId, ROLL_AT, Simulated, World, completeness};
+use relevo_wire::PointId;
+
+use super::world::{Plain, ROLL_AT, Simulated, World, live_all};
 use crate::collect::{Report, Rule, collect};
+use crate::completeness;
 use crate::error::StoreError;
 use crate::ledger::Deletion;
 use crate::pack::FIRST_ENTRY;
 use crate::volume::Volume;
+use crate::volume::simulated::Fault;
 
 /// What became of the points of a world that collects.
 #[derive(Default)]
@@ -176,22 +180,7 @@ fn live_collect_and_crash(seed: u64) {
 
 #[test]
 fn collections_lose_nothing_and_bring_nothing_back_in_any_crash() {
-    let seeds = std::env::var("RELEVO_CRASH_SEEDS").ok();
-    let seeds = seeds.and_then(|text| text.parse().ok()).unwrap_or(150);
-    let next = AtomicU64::new(0);
-    std::thread::scope(|scope| {
-        for _ in 0..2 {
-            scope.spawn(|| {
-                loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= seeds {
-                        break;
-                    }
-                    live_collect_and_crash(seed);
-                }
-            });
-        }
-    });
+    live_all(150, live_collect_and_crash);
 }
 
 /// Guards against a collection that loses something when the disk is full or fails under it.

@@ -19,84 +19,34 @@
 //! that tenant back, until somebody gives them up; so do packs that are missing, which may come
 //! back.
 
+mod covering;
 mod elsewhere;
+mod report;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::{Mutex, PoisonError};
 
-use serde::{Deserialize, Serialize};
-
 use relevo_wire::chunk::CheckedChunk;
 use relevo_wire::{ChunkId, TenantId, Timestamp, VaultId};
 
 use crate::catalogue::{EntryContent, Loss};
 use crate::error::StoreError;
-use crate::ledger::{Cover, Ledger, open_pack_header};
-use crate::pack::ENTRY_HEADER;
+use crate::ledger::{Ledger, open_pack_header};
 use crate::parity::{self, BLOCK};
-use crate::record::{Record, RetiredRecord};
+use crate::record::Record;
 use crate::settings::HealFrom;
 use crate::store::Store;
 use crate::verify::check_pack;
 use crate::volume::{PackId, Volume};
 
+pub use report::{Healed, Left, text};
+
 /// All offsets of a pack.
 const WHOLE: std::ops::Range<u64> = 0..i64::MAX as u64;
 /// Chunks that are fetched and stored again together.
 const BATCH: usize = 64;
-
-/// What healing did.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Healed {
-    /// Blocks of packs and parity that were made anew from parity.
-    pub blocks: u64,
-    /// Packs that were gone and are back.
-    pub packs: Vec<String>,
-    /// Chunks that another vault gave.
-    pub fetched: u64,
-    /// Recovery points and other records that the catalogue gave.
-    pub records: u64,
-    /// Chunks that agents are to send again.
-    pub forgotten: u64,
-    /// Damaged places of which all is stored elsewhere now.
-    pub covered: u64,
-    /// Packs of which nothing is missed any more.
-    pub retired: Vec<String>,
-    /// Losses that are left: chunks that wait for an agent, packs that are missing, bytes of
-    /// which nobody knows what they were.
-    pub left: Vec<Left>,
-    /// What was tried in vain, in words.
-    pub failures: Vec<String>,
-}
-
-/// A loss that is left.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Left {
-    /// The pack.
-    pub pack: String,
-    /// Where in it.
-    pub offset: u64,
-    /// Bytes; 0 for a whole pack.
-    pub length: u64,
-    /// The chunk, where it is known, as text.
-    pub chunk: Option<String>,
-}
-
-impl Healed {
-    /// True when anything was done.
-    pub fn did_something(&self) -> bool {
-        let counts = [
-            self.blocks,
-            self.fetched,
-            self.records,
-            self.forgotten,
-            self.covered,
-        ];
-        counts.iter().any(|count| *count > 0) || !self.packs.is_empty() || !self.retired.is_empty()
-    }
-}
 
 /// What healing works with.
 pub struct Healer<'a, V> {
@@ -412,149 +362,8 @@ impl<V: Volume> Healer<'_, V> {
         }
         Ok(())
     }
-
-    /// Step 4. `known`: places without a chunk of which all is stored elsewhere, or given up.
-    fn cover(
-        &self,
-        tenant: TenantId,
-        known: &BTreeSet<(u32, u64)>,
-        healed: &mut Healed,
-    ) -> Result<(), StoreError> {
-        for loss in self.losses(tenant)? {
-            let pack = id(tenant, loss.pack);
-            let known = known.contains(&(loss.pack, loss.offset));
-            if loss.length == 0 {
-                if known {
-                    self.retire(pack, healed)?;
-                }
-                continue;
-            }
-            if loss.length < ENTRY_HEADER as u64 {
-                // Too few for an entry: whatever they are, nothing is lost with them.
-                if self
-                    .store
-                    .in_writer(move |ledger| ledger.clear_padding(pack, loss.offset))?
-                {
-                    self.clear(pack, loss.offset)?;
-                }
-                continue;
-            }
-            let cover = match loss.id {
-                Some(id) => {
-                    let state = self.store.read(|c| c.states(tenant, &[id]))?;
-                    match state.first() {
-                        Some(state) if state.place.is_some() => Some(id),
-                        // Nothing refers to it, and nobody will look for it here.
-                        Some(state) if state.refs == 0 => None,
-                        _ => continue,
-                    }
-                }
-                None if known => None,
-                None => continue,
-            };
-            // Parity that was made before would bring the damage back.
-            let volume = &**self.store.volume();
-            for group in parity::groups(volume, self.vault, Some(tenant))?.usable {
-                if group.slot(pack).is_some() {
-                    parity::drop_group(volume, &group)?;
-                }
-            }
-            let cover = Cover {
-                pack,
-                offset: loss.offset,
-                length: loss.length,
-                id: cover,
-            };
-            if self
-                .store
-                .in_writer(move |ledger| ledger.cover_damage(cover))?
-            {
-                healed.covered += 1;
-                self.clear(pack, loss.offset)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// A pack that cannot be used and of which nothing is missed: it says so in the packs, and
-    /// what is left of its file goes.
-    fn retire(&self, pack: PackId, healed: &mut Healed) -> Result<(), StoreError> {
-        let volume = self.store.volume();
-        if open_pack_header(&**volume, self.vault, pack)?.is_ok() {
-            return Ok(());
-        }
-        let left = self.store.read(|c| c.entries_within(pack, 0..u64::MAX))?;
-        if !left.is_empty() {
-            return Ok(());
-        }
-        let record = Record::Retired(RetiredRecord {
-            pack: pack.number,
-            retired: Timestamp::now(),
-        });
-        self.store
-            .in_writer(move |ledger| ledger.store_again(pack.tenant, &[record]))?;
-        parity::before_retire(&**volume, self.vault, pack)?;
-        volume
-            .remove(pack)
-            .and_then(|()| volume.sync_directory(pack.tenant))
-            .map_err(|e| StoreError::io(format_args!("drop pack {pack}"), &e))?;
-        for loss in self.losses(pack.tenant)? {
-            if loss.pack == pack.number && loss.id.is_none() {
-                self.clear(pack, loss.offset)?;
-            }
-        }
-        healed.retired.push(pack.to_string());
-        Ok(())
-    }
 }
 
 fn id(tenant: TenantId, number: u32) -> PackId {
     PackId { tenant, number }
-}
-
-/// For people.
-pub fn text(healed: &Healed) -> String {
-    use std::fmt::Write;
-    let mut text = String::new();
-    let counts = [
-        (healed.blocks, "blocks were made anew from parity"),
-        (healed.fetched, "chunks came from another vault"),
-        (
-            healed.records,
-            "records were stored again from the catalogue",
-        ),
-        (
-            healed.forgotten,
-            "chunks are to be sent again: back up the servers",
-        ),
-        (
-            healed.covered,
-            "damaged places are covered: all of them is stored elsewhere",
-        ),
-    ];
-    for (count, what) in counts.iter().filter(|(count, _)| *count > 0) {
-        let _ = writeln!(text, "healed: {count} {what}");
-    }
-    for pack in &healed.packs {
-        let _ = writeln!(text, "healed: pack {pack} is back");
-    }
-    for pack in &healed.retired {
-        let _ = writeln!(text, "pack {pack} is missed no more");
-    }
-    for failure in &healed.failures {
-        let _ = writeln!(text, "in vain: {failure}");
-    }
-    for left in &healed.left {
-        let what = match (&left.chunk, left.length) {
-            (Some(chunk), _) => format!("chunk {chunk} waits for a backup that has it"),
-            (None, 0) => "it cannot be used: bring it back, or 'heal --give-up'".into(),
-            (None, length) => {
-                format!(
-                    "nobody knows what its {length} bytes were: 'heal --give-up' goes on without"
-                )
-            }
-        };
-        let _ = writeln!(text, "left: pack {} at {}: {what}", left.pack, left.offset);
-    }
-    text
 }

@@ -2,11 +2,11 @@
 //! far vault time has come.
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::thread::JoinHandle;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use super::prune::{Scope, prune};
+use crate::background::Background;
 use crate::error::{StoreError, VaultError};
 use crate::ingest::Vault;
 use crate::settings::Settings;
@@ -19,42 +19,18 @@ const TURN: Duration = Duration::from_secs(1);
 const NOTE_CLOCK: Duration = Duration::from_secs(3600);
 
 /// The thread that does it.
-pub struct Upkeep {
-    stop: Option<Sender<()>>,
-    thread: Option<JoinHandle<()>>,
-}
+pub struct Upkeep(Background);
 
 impl Upkeep {
     /// Starts it. The first pruning is due at once.
     pub fn start<V: Volume + 'static>(vault: Arc<Vault<V>>) -> Result<Self, VaultError> {
-        let (stop, stopped) = channel();
-        let thread = std::thread::Builder::new()
-            .name("relevo-upkeep".into())
-            .spawn(move || run(&vault, &stopped))
-            .map_err(|e| StoreError::io("start the upkeep", &e))?;
-        Ok(Self {
-            stop: Some(stop),
-            thread: Some(thread),
-        })
+        let work = move |stopped: &Receiver<()>| run(&vault, stopped);
+        Ok(Self(Background::start("relevo-upkeep", work)?))
     }
 
     /// Ends it; vault time is written down once more.
-    pub fn stop(mut self) {
-        self.end();
-    }
-
-    fn end(&mut self) {
-        drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
-            // Its panic, if any, was reported by the panic hook.
-            let _ = thread.join();
-        }
-    }
-}
-
-impl Drop for Upkeep {
-    fn drop(&mut self) {
-        self.end();
+    pub fn stop(self) {
+        drop(self.0);
     }
 }
 

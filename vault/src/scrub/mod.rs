@@ -9,12 +9,12 @@
 mod pace;
 
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::thread::JoinHandle;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use relevo_wire::{TenantId, Timestamp, VaultId};
 
+use crate::background::Background;
 use crate::catalogue::Catalogue;
 use crate::error::{StoreError, VaultError};
 use crate::heal::{self, Healed, Healer};
@@ -45,42 +45,18 @@ const YIELD: Duration = Duration::from_secs(10);
 const WAITED: Duration = Duration::from_secs(24 * 3600);
 
 /// The thread that does it.
-pub struct Scrub {
-    stop: Option<Sender<()>>,
-    thread: Option<JoinHandle<()>>,
-}
+pub struct Scrub(Background);
 
 impl Scrub {
     /// Starts it.
     pub fn start<V: Volume + 'static>(vault: Arc<Vault<V>>) -> Result<Self, VaultError> {
-        let (stop, stopped) = channel();
-        let thread = std::thread::Builder::new()
-            .name("relevo-scrub".into())
-            .spawn(move || Scrubber::new(&vault, &stopped).run())
-            .map_err(|e| StoreError::io("start the scrub", &e))?;
-        Ok(Self {
-            stop: Some(stop),
-            thread: Some(thread),
-        })
+        let work = move |stopped: &Receiver<()>| Scrubber::new(&vault, stopped).run();
+        Ok(Self(Background::start("relevo-scrub", work)?))
     }
 
     /// Ends it, within a file.
-    pub fn stop(mut self) {
-        self.end();
-    }
-
-    fn end(&mut self) {
-        drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
-            // Its panic, if any, was reported by the panic hook.
-            let _ = thread.join();
-        }
-    }
-}
-
-impl Drop for Scrub {
-    fn drop(&mut self) {
-        self.end();
+    pub fn stop(self) {
+        drop(self.0);
     }
 }
 

@@ -1,0 +1,109 @@
+//! The last step: what is stored elsewhere is covered where it was damaged.
+
+use std::collections::BTreeSet;
+
+use relevo_wire::{TenantId, Timestamp};
+
+use super::{Healed, Healer, id};
+use crate::error::StoreError;
+use crate::ledger::{Cover, open_pack_header};
+use crate::pack::ENTRY_HEADER;
+use crate::parity;
+use crate::record::{Record, RetiredRecord};
+use crate::volume::{PackId, Volume};
+
+impl<V: Volume> Healer<'_, V> {
+    /// Step 4. `known`: places without a chunk of which all is stored elsewhere, or given up.
+    pub(super) fn cover(
+        &self,
+        tenant: TenantId,
+        known: &BTreeSet<(u32, u64)>,
+        healed: &mut Healed,
+    ) -> Result<(), StoreError> {
+        for loss in self.losses(tenant)? {
+            let pack = id(tenant, loss.pack);
+            let known = known.contains(&(loss.pack, loss.offset));
+            if loss.length == 0 {
+                if known {
+                    self.retire(pack, healed)?;
+                }
+                continue;
+            }
+            if loss.length < ENTRY_HEADER as u64 {
+                // Too few for an entry: whatever they are, nothing is lost with them.
+                if self
+                    .store
+                    .in_writer(move |ledger| ledger.clear_padding(pack, loss.offset))?
+                {
+                    self.clear(pack, loss.offset)?;
+                }
+                continue;
+            }
+            let cover = match loss.id {
+                Some(id) => {
+                    let state = self.store.read(|c| c.states(tenant, &[id]))?;
+                    match state.first() {
+                        Some(state) if state.place.is_some() => Some(id),
+                        // Nothing refers to it, and nobody will look for it here.
+                        Some(state) if state.refs == 0 => None,
+                        _ => continue,
+                    }
+                }
+                None if known => None,
+                None => continue,
+            };
+            // Parity that was made before would bring the damage back.
+            let volume = &**self.store.volume();
+            for group in parity::groups(volume, self.vault, Some(tenant))?.usable {
+                if group.slot(pack).is_some() {
+                    parity::drop_group(volume, &group)?;
+                }
+            }
+            let cover = Cover {
+                pack,
+                offset: loss.offset,
+                length: loss.length,
+                id: cover,
+            };
+            if self
+                .store
+                .in_writer(move |ledger| ledger.cover_damage(cover))?
+            {
+                healed.covered += 1;
+                self.clear(pack, loss.offset)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// A pack that cannot be used and of which nothing is missed: it says so in the packs, and
+    /// what is left of its file goes.
+    fn retire(&self, pack: PackId, healed: &mut Healed) -> Result<(), StoreError> {
+        let volume = self.store.volume();
+        if open_pack_header(&**volume, self.vault, pack)?.is_ok() {
+            return Ok(());
+        }
+        let left = self.store.read(|c| c.entries_within(pack, 0..u64::MAX))?;
+        if !left.is_empty() {
+            return Ok(());
+        }
+        let record = Record::Retired(RetiredRecord {
+            pack: pack.number,
+            retired: Timestamp::now(),
+        });
+        self.store
+            .in_writer(move |ledger| ledger.store_again(pack.tenant, &[record]))?;
+        parity::before_retire(&**volume, self.vault, pack)?;
+        volume
+            .remove(pack)
+            .and_then(|()| volume.sync_directory(pack.tenant))
+            .map_err(|e| StoreError::io(format_args!("drop pack {pack}"), &e))?;
+        for loss in self.losses(pack.tenant)? {
+            if loss.pack == pack.number && loss.id.is_none() {
+                self.clear(pack, loss.offset)?;
+            }
+        }
+        healed.retired.push(pack.to_string());
+        Ok(())
+    }
+}
