@@ -154,22 +154,44 @@ pub fn read_salvaging<V: Volume + ?Sized>(
         Err(error) => error,
     };
     let mut salvaged = vec![0; length];
-    let mut lost = 0;
-    for (number, sector) in salvaged.chunks_mut(SECTOR).enumerate() {
-        let at = offset + (number * SECTOR) as u64;
-        if volume.read_at(file, at, sector).is_err() {
-            sector.fill(0);
-            lost += sector.len();
-        }
-    }
+    let lost = salvage(volume, file, offset, &mut salvaged, &[PAGE, SECTOR]);
     match lost == length {
         true => Err(error),
         false => Ok((salvaged.into(), lost)),
     }
 }
 
-/// What a disk fails to read at once.
-const SECTOR: usize = 4096;
+/// What the kernel reads at once, and how file systems place files.
+const PAGE: usize = 4096;
+/// What a disk fails to read at once, at the least.
+const SECTOR: usize = 512;
+
+/// Reads in pieces that lie as the disk's do, and those that fail in smaller ones: what cannot
+/// be read must take nothing along that can. How many bytes cannot.
+fn salvage<V: Volume + ?Sized>(
+    volume: &V,
+    file: FileId,
+    offset: u64,
+    buf: &mut [u8],
+    grains: &[usize],
+) -> usize {
+    let Some((&grain, finer)) = grains.split_first() else {
+        buf.fill(0);
+        return buf.len();
+    };
+    let (mut at, mut lost) = (0, 0);
+    while at < buf.len() {
+        let place = offset + at as u64;
+        let to_boundary = grain - (place % grain as u64) as usize;
+        let end = buf.len().min(at + to_boundary);
+        let piece = &mut buf[at..end];
+        if !matches!(volume.read_at(file, place, piece), Ok(read) if read == piece.len()) {
+            lost += salvage(volume, file, place, piece, finer);
+        }
+        at = end;
+    }
+    lost
+}
 
 /// Reads exactly `length` bytes.
 pub fn read_exact<V: Volume + ?Sized>(
