@@ -209,3 +209,34 @@ pub fn read_exact<V: Volume + ?Sized>(
     }
     Ok(buf.into())
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::simulated::SimulatedDisk;
+    use super::*;
+
+    /// Guards what stands beside an unreadable sector, wherever a read begins.
+    #[test]
+    fn an_unreadable_sector_takes_nothing_else_along() {
+        let (disk, pack) = (
+            SimulatedDisk::new(1),
+            PackId {
+                tenant: TenantId::random(),
+                number: 1,
+            },
+        );
+        let content: Vec<u8> = (0..20_000u32).map(|i| (i % 255) as u8 + 1).collect();
+        disk.create(pack).unwrap();
+        disk.write_at(pack, 0, &content).unwrap();
+        disk.lose(pack, 9216..9728);
+        for from in [0, 1, 5000, 8191, 9000] {
+            let (bytes, lost) = read_salvaging(&disk, pack, from as u64, 10_000).unwrap();
+            assert_eq!(lost, 512);
+            let mut expected = content[from..from + 10_000].to_vec();
+            expected[9216 - from..9728 - from].fill(0);
+            assert!(bytes == expected, "read from {from}");
+        }
+        assert!(read_salvaging(&disk, pack, 9300, 100).is_err());
+    }
+}
