@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use relevo_wire::TenantId;
+use relevo_wire::{TenantId, VaultId};
 use serde::Serialize;
 
 use crate::catalogue::Catalogue;
@@ -14,7 +14,7 @@ use crate::error::{StoreError, VaultError};
 use crate::ledger::{Finding, Ledger};
 use crate::pack::FIRST_ENTRY;
 use crate::parity;
-use crate::store::Store;
+use crate::store::{Store, open_ledger};
 use crate::volume::{DiskVolume, PackId, Volume};
 
 /// What a rebuild found.
@@ -44,7 +44,7 @@ fn rebuild_locked(directory: &Directory) -> Result<Rebuilt, VaultError> {
     let (catalogue, fresh) = Catalogue::open(&new)?;
     let vault = directory.file().vault;
     let volume = Arc::new(directory.volume());
-    prepare_packs(directory, None)?;
+    prepare_packs(&*volume, vault, None)?;
     let (ledger, findings) = Ledger::open(volume, vault, catalogue, fresh)?;
     report(&findings);
     let gaps = note_findings(ledger.catalogue(), &findings, fresh)?;
@@ -108,9 +108,9 @@ pub fn open_store(directory: &Directory) -> Result<Store<DiskVolume>, VaultError
     directory.upgrade()?;
     replace_outdated(directory)?;
     let (catalogue, fresh) = Catalogue::open(&directory.catalogue())?;
-    prepare_packs(directory, Some(&catalogue))?;
-    let volume = Arc::new(directory.volume());
-    let (store, findings) = Store::open(volume, directory.file().vault, &directory.catalogue())?;
+    let (volume, vault) = (Arc::new(directory.volume()), directory.file().vault);
+    prepare_packs(&*volume, vault, Some(&catalogue))?;
+    let (store, findings) = Store::open(volume, vault, &directory.catalogue())?;
     report(&findings);
     note_findings(&catalogue, &findings, fresh)?;
     Ok(store)
@@ -119,16 +119,18 @@ pub fn open_store(directory: &Directory) -> Result<Store<DiskVolume>, VaultError
 /// Before packs are read: what a crash left of healing goes, packs that are gone or cut short
 /// come back from parity, and such as cannot are filled up with zeros, so that what stood there
 /// is found damaged by its place and not taken for never written. The lock must be held.
-fn prepare_packs(directory: &Directory, catalogue: Option<&Catalogue>) -> Result<(), VaultError> {
-    let volume = directory.volume();
-    let vault = directory.file().vault;
-    parity::sweep(&volume)?;
+pub fn prepare_packs<V: Volume>(
+    volume: &V,
+    vault: VaultId,
+    catalogue: Option<&Catalogue>,
+) -> Result<(), StoreError> {
+    parity::sweep(volume)?;
     let (mut retired, mut known) = (Vec::new(), Vec::new());
     if let Some(catalogue) = catalogue {
         retired = catalogue.retired()?;
         known = catalogue.packs()?;
     }
-    for done in parity::restore_lost(&volume, vault, &|pack| retired.contains(&pack))? {
+    for done in parity::restore_lost(volume, vault, &|pack| retired.contains(&pack))? {
         tracing::warn!(
             blocks = done.restored,
             packs = done.files.len(),
@@ -144,7 +146,7 @@ fn prepare_packs(directory: &Directory, catalogue: Option<&Catalogue>) -> Result
         volume
             .write_at(pack, scanned - 1, &[0])
             .and_then(|()| volume.sync(pack))
-            .map_err(|e| VaultError::io(volume.path(pack), e))?;
+            .map_err(|e| StoreError::io(format_args!("fill up pack {pack}"), &e))?;
         if let Some(catalogue) = catalogue {
             catalogue.note_loss(pack, length.next_multiple_of(16), scanned - length, None)?;
         }
@@ -155,7 +157,7 @@ fn prepare_packs(directory: &Directory, catalogue: Option<&Catalogue>) -> Result
 /// Puts what the first reading of packs found amiss on the list of what is to be healed. Of what
 /// was damaged before that nobody knows what it was. With a catalogue that never read the packs
 /// before, numbers that are missing are packs that are; which.
-pub(crate) fn note_findings(
+pub fn note_findings(
     catalogue: &Catalogue,
     findings: &[Finding],
     fresh: bool,
@@ -222,13 +224,13 @@ pub fn open_beside(directory: &Directory) -> Result<Beside, VaultError> {
     }
     let held = directory.hold_catalogue(false)?;
     if let Some(_lock) = directory.try_lock()? {
-        let (catalogue, fresh) = Catalogue::open(&directory.catalogue())?;
+        let (catalogue, _) = Catalogue::open(&directory.catalogue())?;
         let volume = Arc::new(directory.volume());
         let vault = directory.file().vault;
-        prepare_packs(directory, Some(&catalogue))?;
-        let (ledger, findings) = Ledger::open(volume, vault, catalogue, fresh)?;
-        report(&findings);
-        note_findings(ledger.catalogue(), &findings, fresh)?;
+        prepare_packs(&*volume, vault, Some(&catalogue))?;
+        let opened = open_ledger(&volume, vault, &directory.catalogue())?;
+        report(&opened.findings);
+        note_findings(opened.ledger.catalogue(), &opened.findings, opened.fresh)?;
     }
     Ok(Beside {
         catalogue: Catalogue::open(&directory.catalogue())?.0,
