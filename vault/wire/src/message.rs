@@ -6,11 +6,17 @@
 //! for, in that order, an empty one where the vault has no such chunk. Streams are cheap and
 //! run side by side, so nothing waits for a round trip of another.
 
+mod entry;
+mod refusal;
+
 use minicbor::{Decode, Encode};
 
 use crate::id::{ChunkId, PointId, ServerId, SessionId, TenantId, VaultId};
-use crate::manifest::{PublicManifest, SealedManifest};
+use crate::manifest::SealedManifest;
 use crate::time::Timestamp;
+
+pub use entry::{AuditEntry, PointEntry, ServerEntry, TenantReport};
+pub use refusal::{Refusal, RefusalCode};
 
 /// Most ids in one [`Request::Have`] or [`Request::Get`].
 pub const MAX_IDS: usize = 4096;
@@ -343,244 +349,10 @@ pub enum Response {
     },
 }
 
-/// A protected server.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, serde::Serialize, serde::Deserialize)]
-pub struct ServerEntry {
-    /// Its id.
-    #[n(0)]
-    pub id: ServerId,
-    /// Its name.
-    #[n(1)]
-    pub name: String,
-    /// When it was enrolled.
-    #[n(2)]
-    pub enrolled: Timestamp,
-    /// Number of recovery points.
-    #[n(3)]
-    pub points: u64,
-    /// The newest one's moment.
-    #[n(4)]
-    pub latest: Option<Timestamp>,
-}
-
-/// A recovery point.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-pub struct PointEntry {
-    /// The clear part of its manifest.
-    #[n(0)]
-    pub manifest: PublicManifest,
-    /// When the vault acknowledged it.
-    #[n(1)]
-    pub committed: Timestamp,
-    /// Bytes it added to the vault.
-    #[n(2)]
-    pub stored: u64,
-    /// When it was last verified whole, if it was.
-    #[n(3)]
-    pub verified: Option<Timestamp>,
-}
-
-/// What a tenant keeps, and how it is.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, serde::Serialize)]
-pub struct TenantReport {
-    /// Whose.
-    #[n(0)]
-    pub tenant: TenantId,
-    /// The vault's clock.
-    #[n(1)]
-    pub now: Timestamp,
-    /// Bytes of the tenant's packs.
-    #[n(2)]
-    pub stored_bytes: u64,
-    /// Of these, bytes that nothing refers to any more.
-    #[n(3)]
-    pub dead_bytes: u64,
-    /// Most bytes that may be stored.
-    #[n(4)]
-    pub quota_bytes: Option<u64>,
-    /// Most bytes a second that are taken.
-    #[n(5)]
-    pub quota_rate: Option<u64>,
-    /// Recovery points.
-    #[n(6)]
-    pub points: u64,
-    /// Of these, held back from deletion.
-    #[n(7)]
-    pub held: u64,
-    /// Of these, never proven whole.
-    #[n(8)]
-    pub unverified: u64,
-    /// When the one that was proven whole longest ago was.
-    #[n(9)]
-    pub oldest_verification: Option<Timestamp>,
-    /// Pieces of packs that are known to be damaged.
-    #[n(10)]
-    pub losses: u64,
-    /// Recovery points that were deleted.
-    #[n(11)]
-    pub deleted: u64,
-    /// Packs that collection has retired.
-    #[n(12)]
-    pub retired_packs: u64,
-    /// When it last retired one.
-    #[n(13)]
-    pub last_collected: Option<Timestamp>,
-    /// The servers and their newest recovery points.
-    #[n(14)]
-    pub servers: Vec<ServerEntry>,
-}
-
-/// An entry of the audit log.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, serde::Serialize)]
-pub struct AuditEntry {
-    /// Its number in the vault's log, from 1.
-    #[n(0)]
-    pub sequence: u64,
-    /// When.
-    #[n(1)]
-    pub time: Timestamp,
-    /// Who: an identity, or `local` for the vault's own command line.
-    #[n(2)]
-    pub who: String,
-    /// What was done.
-    #[n(3)]
-    pub act: String,
-    /// On what.
-    #[n(4)]
-    pub on: String,
-    /// What came of it.
-    #[n(5)]
-    pub result: String,
-    /// BLAKE3 that the next entry is chained to.
-    #[cbor(n(6), with = "minicbor::bytes")]
-    #[serde(serialize_with = "hexadecimal")]
-    pub hash: [u8; 32],
-}
-
-fn hexadecimal<S: serde::Serializer>(hash: &[u8; 32], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(&data_encoding::HEXLOWER.encode_display(hash))
-}
-
-/// Why the vault refused, in words for the administrator.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, thiserror::Error)]
-#[error("{message}")]
-pub struct Refusal {
-    /// What kind of refusal, for programs.
-    #[n(0)]
-    pub code: RefusalCode,
-    /// Cause.
-    #[n(1)]
-    pub message: String,
-    /// What to do about it.
-    #[n(2)]
-    pub remedy: String,
-}
-
-impl Refusal {
-    /// A refusal in words.
-    pub fn new(code: RefusalCode, message: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self {
-            code,
-            message: message.into(),
-            remedy: remedy.into(),
-        }
-    }
-}
-
-/// Kinds of refusal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum RefusalCode {
-    /// The request breaks the protocol.
-    Malformed,
-    /// Unknown, used or expired token.
-    Token,
-    /// The certificate does not allow it.
-    Forbidden,
-    /// No such server, point or session.
-    NotFound,
-    /// The vault has no room left.
-    Full,
-    /// The vault's storage failed.
-    Storage,
-    /// A chunk does not hash to its id or a manifest contradicts itself.
-    Corrupt,
-    /// The tenant has stored all that it may.
-    Quota,
-    /// The recovery point is held or locked.
-    Kept,
-    /// One that this release does not know.
-    Other,
-}
-
-impl RefusalCode {
-    /// All that this release knows; each one's place is its number.
-    pub const KNOWN: [Self; 9] = [
-        Self::Malformed,
-        Self::Token,
-        Self::Forbidden,
-        Self::NotFound,
-        Self::Full,
-        Self::Storage,
-        Self::Corrupt,
-        Self::Quota,
-        Self::Kept,
-    ];
-
-    /// In one lower-case word, for metrics and logs.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Malformed => "malformed",
-            Self::Token => "token",
-            Self::Forbidden => "forbidden",
-            Self::NotFound => "not_found",
-            Self::Full => "full",
-            Self::Storage => "storage",
-            Self::Corrupt => "corrupt",
-            Self::Quota => "quota",
-            Self::Kept => "kept",
-            Self::Other => "other",
-        }
-    }
-}
-
-impl<C> Encode<C> for RefusalCode {
-    fn encode<W: minicbor::encode::Write>(
-        &self,
-        e: &mut minicbor::Encoder<W>,
-        _: &mut C,
-    ) -> Result<(), minicbor::encode::Error<W::Error>> {
-        let number = Self::KNOWN.iter().position(|known| known == self);
-        e.u32(number.map_or(u32::MAX, |number| number as u32))?.ok()
-    }
-}
-
-/// A code of a later release is still a refusal, with its cause and remedy in words.
-impl<'b, C> Decode<'b, C> for RefusalCode {
-    fn decode(d: &mut minicbor::Decoder<'b>, _: &mut C) -> Result<Self, minicbor::decode::Error> {
-        let number = d.u32()? as usize;
-        Ok(Self::KNOWN.get(number).copied().unwrap_or(Self::Other))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-
-    /// Guards older clients: what later vaults refuse is still read as a refusal.
-    #[test]
-    fn codes_keep_their_numbers_and_unknown_ones_are_refusals_too() {
-        for (number, code) in RefusalCode::KNOWN.into_iter().enumerate() {
-            let bytes = minicbor::to_vec(code).unwrap();
-            assert_eq!(bytes, [number as u8]);
-            assert_eq!(minicbor::decode::<RefusalCode>(&bytes).unwrap(), code);
-        }
-        let later = minicbor::to_vec(23u32).unwrap();
-        assert_eq!(
-            minicbor::decode::<RefusalCode>(&later).unwrap(),
-            RefusalCode::Other
-        );
-    }
 
     /// Guards peers of the first release: without a page asked for, the bytes are as they were.
     #[test]

@@ -1,4 +1,6 @@
 #![allow(clippy::unwrap_used)]
+use data_encoding::HEXLOWER as HEX;
+
 use super::*;
 use crate::key::{Passphrase, PassphraseCost, RecoveryKey, Unlock, Wrapping};
 

@@ -14,6 +14,7 @@
 //! * `shamir`, `typed`: recovery keys among officers, and bytes that people type.
 
 mod file;
+mod hex;
 mod passphrase;
 mod recovery;
 mod shamir;

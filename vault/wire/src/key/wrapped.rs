@@ -11,7 +11,8 @@
 
 use zeroize::Zeroizing;
 
-use super::file::{ClearGeneration, Hex, HexBytes, OPENING, OpeningFile, Slot};
+use super::file::{ClearGeneration, OPENING, OpeningFile, Slot};
+use super::hex::{Hex, HexBytes};
 use super::passphrase::{Passphrase, PassphraseCost};
 use super::recovery::{RecoveryId, RecoveryKey, RecoveryPublicKey};
 use super::{Generation, KeyError, OpeningKeys, TenantPrivateKey, TenantSecret};
