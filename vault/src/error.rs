@@ -18,6 +18,9 @@ pub enum StoreError {
     /// The catalogue could not be read or written.
     #[error("the vault's catalogue failed: {0}")]
     Catalogue(String),
+    /// The chunk index, which the catalogue names, is damaged or not all there.
+    #[error("the vault's chunk index failed: {0}")]
+    Index(String),
     /// The store takes nothing more until it is started again.
     #[error("the vault takes no more writes: {0}")]
     ReadOnly(String),
@@ -62,6 +65,7 @@ impl StoreError {
                 "see the kernel's log for the disk; then restart the vault and run 'relevo-vault verify'"
             }
             Self::Catalogue(_) => "run 'relevo-vault rebuild': the packs hold everything",
+            Self::Index(_) => "start the vault anew: it makes its index anew from the packs",
             Self::PointTaken(_) | Self::NotWhole(_) => "start the backup anew",
             Self::Newer { .. } => "update relevo-vault to the release that wrote it, or later",
             Self::Stopped => "try again when the vault runs",

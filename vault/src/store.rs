@@ -1,7 +1,12 @@
 //! The store that sessions share: look-ups and reads go straight to catalogue and packs,
 //! records go to one writer thread that gathers what all sessions bring into one `fdatasync`.
 
+mod failure;
+mod opening;
 mod reads;
+#[cfg(test)]
+mod tests;
+mod writer;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,52 +24,16 @@ use crate::ledger::{Appended, Deleted, Deletion, Finding, Ledger};
 use crate::pack::{ROLL_AT, entry_size};
 use crate::record::{ClockRecord, Record};
 use crate::volume::Volume;
+use failure::Failure;
+use writer::{Job, Work, Writer};
 
+pub(crate) use opening::{Opened, open_ledger};
 pub use reads::{ReadRun, ReadStep, plan_reads, read_chunk};
 
 /// Batches that wait for the writer; a session that finds it full waits.
 const QUEUE: usize = 64;
-/// Records of one round of the writer hold at most about this many bytes.
-const ROUND_BYTES: usize = 64 * 1024 * 1024;
 /// Readers of the catalogue that are kept for the next; each has a cache.
 const READERS: usize = 16;
-
-/// Something that only the writer may do.
-type Work<V> = Box<dyn FnOnce(&mut Ledger<V>) + Send>;
-
-enum Job<V> {
-    Append {
-        tenant: TenantId,
-        records: Vec<Record>,
-        reply: Reply,
-    },
-    MarkComplete {
-        tenant: TenantId,
-        epoch: i64,
-        ids: Vec<ChunkId>,
-    },
-    Delete {
-        tenant: TenantId,
-        wanted: Vec<Deletion>,
-        reply: oneshot::Sender<Result<Deleted, StoreError>>,
-    },
-    Work(Work<V>),
-}
-
-impl<V> Job<V> {
-    /// With what its answer comes by.
-    fn append(tenant: TenantId, records: Vec<Record>) -> (Self, oneshot::Receiver<Answer>) {
-        let (reply, answer) = oneshot::channel();
-        let job = Self::Append {
-            tenant,
-            records,
-            reply,
-        };
-        (job, answer)
-    }
-}
-
-type Answer = Result<Appended, StoreError>;
 
 /// A vault's packs and catalogue.
 pub struct Store<V> {
@@ -75,6 +44,7 @@ pub struct Store<V> {
     readers: Mutex<Vec<Catalogue>>,
     jobs: Mutex<Option<mpsc::Sender<Job<V>>>>,
     writer: Mutex<Option<JoinHandle<()>>>,
+    failure: Arc<Failure>,
     clock: Arc<VaultClock>,
     client_reads: AtomicU64,
     catalogue_reads: AtomicU64,
@@ -111,19 +81,23 @@ impl<V: Volume> Store<V> {
         roll_at: u64,
         boot: Option<Arc<dyn BootClock>>,
     ) -> Result<(Self, Vec<Finding>), StoreError> {
-        let (writing, fresh) = Catalogue::open(catalogue)?;
-        writing.remove_unnamed_segments()?;
-        let segments = writing.segments();
-        let (mut ledger, findings) = Ledger::open(volume.clone(), vault, writing, fresh)?;
+        let Opened {
+            mut ledger,
+            findings,
+            ..
+        } = open_ledger(&volume, vault, catalogue)?;
+        let segments = ledger.catalogue().segments();
         ledger.set_roll_at(roll_at);
         if let Some(boot) = boot {
             ledger.set_boot_clock(boot)?;
         }
         let clock = ledger.clock().clone();
         let (jobs, queue) = mpsc::channel(QUEUE);
+        let failure = Arc::new(Failure::default());
+        let writing = Writer::new(ledger, failure.clone());
         let writer = std::thread::Builder::new()
             .name("relevo-writer".into())
-            .spawn(move || write(ledger, queue))
+            .spawn(move || writing.run(queue))
             .map_err(|e| StoreError::io("start the writer", &e))?;
         let store = Self {
             volume,
@@ -133,6 +107,7 @@ impl<V: Volume> Store<V> {
             readers: Mutex::default(),
             jobs: Mutex::new(Some(jobs)),
             writer: Mutex::new(Some(writer)),
+            failure,
             clock,
             client_reads: AtomicU64::new(0),
             catalogue_reads: AtomicU64::new(0),
@@ -196,8 +171,11 @@ impl<V: Volume> Store<V> {
     ) -> Result<T, StoreError> {
         let (reply, answer) = oneshot::channel();
         let work: Work<V> = Box::new(move |ledger| {
+            let done = work(ledger);
+            let error = done.as_ref().err().cloned();
             // Who has gone away needs no answer.
-            let _ = reply.send(work(ledger));
+            let _ = reply.send(done);
+            error.map_or(Ok(()), Err)
         });
         self.jobs()?
             .blocking_send(Job::Work(work))
@@ -280,11 +258,18 @@ impl<V: Volume> Store<V> {
             None => Catalogue::open_sharing(&self.catalogue, self.segments.clone())?.0,
         };
         let done = work(&catalogue);
+        self.failure.heed(&catalogue, &done);
         let mut readers = self.lock_readers();
         if readers.len() < READERS {
             readers.push(catalogue);
         }
         done
+    }
+
+    /// Ends when the store can go on no more, with the reason: then nothing is left but to open
+    /// it anew, in a new process.
+    pub async fn failed(&self) -> String {
+        self.failure.wait().await
     }
 
     /// How often the catalogue was read: tells of a request what time would tell.
@@ -343,100 +328,4 @@ impl<V> Drop for Store<V> {
 /// Bytes of packs that a record of this many bytes takes.
 pub fn stored_size(length: usize) -> u64 {
     entry_size(length)
-}
-
-/// The writer thread: all that waits is one round, one `fdatasync` per tenant in it.
-fn write<V: Volume>(mut ledger: Ledger<V>, mut queue: mpsc::Receiver<Job<V>>) {
-    while let Some(first) = queue.blocking_recv() {
-        let mut round = vec![first];
-        let mut bytes = 0;
-        while bytes < ROUND_BYTES
-            && let Ok(job) = queue.try_recv()
-        {
-            if let Job::Append { records, .. } = &job {
-                bytes += records.iter().map(weight).sum::<usize>();
-            }
-            round.push(job);
-        }
-        serve_round(&mut ledger, round);
-    }
-    ledger.catalogue().checkpoint();
-}
-
-type Reply = oneshot::Sender<Answer>;
-/// What sessions of one tenant brought, and whom to answer.
-type Batch = Vec<(Vec<Record>, Reply)>;
-
-fn serve_round<V: Volume>(ledger: &mut Ledger<V>, round: Vec<Job<V>>) {
-    let mut appends: Vec<(TenantId, Batch)> = Vec::new();
-    let (mut deletions, mut works) = (Vec::new(), Vec::new());
-    for job in round {
-        match job {
-            Job::Append {
-                tenant,
-                records,
-                reply,
-            } => match appends.iter_mut().find(|(t, _)| *t == tenant) {
-                Some((_, batch)) => batch.push((records, reply)),
-                None => appends.push((tenant, vec![(records, reply)])),
-            },
-            // After the round's appends, so that a lock or hold of the same round counts.
-            Job::Delete {
-                tenant,
-                wanted,
-                reply,
-            } => deletions.push((tenant, wanted, reply)),
-            Job::Work(work) => works.push(work),
-            Job::MarkComplete { tenant, epoch, ids } => {
-                if let Err(error) = ledger.mark_complete(tenant, epoch, &ids) {
-                    tracing::warn!(%error, "complete nodes could not be noted");
-                }
-            }
-        }
-    }
-    for (tenant, batch) in appends {
-        let records: Vec<&[Record]> = batch
-            .iter()
-            .map(|(records, _)| records.as_slice())
-            .collect();
-        let done = ledger.append(tenant, &records);
-        if let Err(error) = &done
-            && !matches!(error, StoreError::PointTaken(_) | StoreError::NotWhole(_))
-        {
-            tracing::error!(%tenant, %error, "records could not be stored");
-        }
-        // Who has gone away needs no answer.
-        match done {
-            Ok(answers) => {
-                for ((_, reply), appended) in batch.into_iter().zip(answers) {
-                    let _ = reply.send(Ok(appended));
-                }
-            }
-            // One session's contradiction must not fail the others of the round.
-            Err(StoreError::PointTaken(_) | StoreError::NotWhole(_)) if batch.len() > 1 => {
-                for (records, reply) in batch {
-                    let one = ledger.append(tenant, &[&records]);
-                    let _ = reply.send(one.map(|a| a.first().copied().unwrap_or_default()));
-                }
-            }
-            Err(error) => {
-                for (_, reply) in batch {
-                    let _ = reply.send(Err(error.clone()));
-                }
-            }
-        }
-    }
-    for work in works {
-        work(ledger);
-    }
-    for (tenant, wanted, reply) in deletions {
-        let _ = reply.send(ledger.delete(tenant, &wanted));
-    }
-}
-
-fn weight(record: &Record) -> usize {
-    match record {
-        Record::Chunk(chunk) => chunk.bytes().len(),
-        _ => 4096,
-    }
 }

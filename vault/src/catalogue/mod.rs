@@ -8,6 +8,7 @@ mod carrying;
 mod chunks;
 mod governance;
 mod healing;
+mod index_damage;
 mod keeping;
 mod listing;
 mod losses;

@@ -115,38 +115,56 @@ impl OpenSegments {
     fn next_number(&self) -> Result<u64, StoreError> {
         let mut state = self.state();
         if state.highest == 0 {
-            let files = self.files()?;
-            let numbers = files.iter().filter_map(|(_, number, _)| *number);
-            state.highest = numbers.max().unwrap_or(0);
+            state.highest = highest(&self.files()?);
         }
         state.highest += 1;
         Ok(state.highest)
     }
 
-    /// All files of the index: whose, their number when they are segments, and where.
-    fn files(&self) -> Result<Vec<(String, Option<u64>, PathBuf)>, StoreError> {
-        let failed = |e: io::Error| StoreError::io(self.index.display(), &e);
-        let mut files = Vec::new();
+    /// All files of the index. Others' there are left alone.
+    fn files(&self) -> Result<Vec<SegmentFile>, StoreError> {
         let tenants = match fs::read_dir(&self.index) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(files),
-            tenants => tenants.map_err(failed)?,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            tenants => tenants.map_err(|e| StoreError::io(self.index.display(), &e))?,
         };
+        let mut files = Vec::new();
         for tenant in tenants {
-            let tenant = tenant.map_err(failed)?;
-            if !tenant.file_type().map_err(failed)?.is_dir() {
-                continue;
-            }
-            for file in fs::read_dir(tenant.path()).map_err(failed)? {
-                let file = file.map_err(failed)?;
-                let name = file.file_name();
-                let number = name.to_str().and_then(|name| name.strip_suffix(".segment"));
-                let number = number.and_then(|digits| digits.parse().ok());
-                let tenant = tenant.file_name().to_string_lossy().into_owned();
-                files.push((tenant, number, file.path()));
+            let tenant = tenant.map_err(|e| StoreError::io(self.index.display(), &e))?;
+            let id = tenant.file_name().to_str().and_then(|id| id.parse().ok());
+            match (id, fs::read_dir(tenant.path())) {
+                (Some::<TenantId>(_), Ok(found)) => files_of(found, &mut files),
+                _ => stray(&tenant.path()),
             }
         }
         Ok(files)
     }
+}
+
+/// A file of the index: a segment, or one that was not finished.
+struct SegmentFile {
+    number: u64,
+    path: PathBuf,
+}
+
+fn files_of(found: fs::ReadDir, files: &mut Vec<SegmentFile>) {
+    // A name that cannot be read now is in nobody's way.
+    for path in found.flatten().map(|file| file.path()) {
+        let name = path.file_name().and_then(|name| name.to_str());
+        let name = name.map(|name| name.strip_suffix(".new").unwrap_or(name));
+        let number = name.and_then(|name| name.strip_suffix(".segment")?.parse().ok());
+        match number {
+            Some(number) => files.push(SegmentFile { number, path }),
+            None => stray(&path),
+        }
+    }
+}
+
+fn stray(path: &Path) {
+    tracing::warn!(path = %path.display(), "is nothing of the index, and left alone");
+}
+
+fn highest(files: &[SegmentFile]) -> u64 {
+    files.iter().map(|file| file.number).max().unwrap_or(0)
 }
 
 /// What only the connection has that writes chunks.
@@ -238,9 +256,17 @@ impl Catalogue {
                 Ok(segment_path(&self.segments.index, tenant, number))
             })?
             .collect::<Result<_, _>>()?;
-        for (_, _, path) in self.segments.files()? {
-            if !named.contains(&path) {
-                fs::remove_file(&path).map_err(|e| StoreError::io(path.display(), &e))?;
+        let files = self.segments.files()?;
+        // Their numbers are not given again: who reads beside may have them open.
+        let mut state = self.segments.state();
+        state.highest = state.highest.max(highest(&files));
+        drop(state);
+        for SegmentFile { path, .. } in files {
+            if named.contains(&path) {
+                continue;
+            }
+            if let Err(error) = fs::remove_file(&path) {
+                tracing::warn!(path = %path.display(), %error, "an unused segment stays");
             }
         }
         Ok(())
@@ -396,6 +422,17 @@ fn merge_when_woken(
             && !stop.load(Ordering::Relaxed)
         {
             tracing::warn!(%error, "segments of the index could not be merged");
+            note_damage(path, segments, &error);
+        }
+    }
+}
+
+/// Has damage that merging met mended at the next start.
+fn note_damage(path: &Path, segments: &Arc<OpenSegments>, error: &StoreError) {
+    if matches!(error, StoreError::Index(_)) {
+        let opened = Catalogue::open_sharing(path, segments.clone());
+        if let Err(error) = opened.and_then(|(catalogue, _)| catalogue.note_index_damage()) {
+            tracing::error!(%error, "the damage could not be noted: run 'relevo-vault rebuild'");
         }
     }
 }

@@ -58,6 +58,18 @@ impl IndexError {
         }
     }
 
+    /// Of a file that is to be there whole. What its disk cannot read is damage as well.
+    pub(super) fn read(path: &Path, error: &io::Error) -> Self {
+        let is = |code: rustix::io::Errno| error.raw_os_error() == Some(code.raw_os_error());
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof => Self::damaged(path, "it is cut short"),
+            _ if is(rustix::io::Errno::IO) || is(rustix::io::Errno::ISDIR) => {
+                Self::damaged(path, format!("it cannot be read: {error}"))
+            }
+            _ => Self::io(path, error),
+        }
+    }
+
     pub(super) fn damaged(path: &Path, reason: impl Into<String>) -> Self {
         Self::Damaged {
             path: path.into(),
@@ -84,7 +96,11 @@ impl From<IndexError> for StoreError {
             IndexError::Io { path, reason, kind } if *kind != io::ErrorKind::NotFound => {
                 StoreError::io(path.display(), &io::Error::new(*kind, reason.clone()))
             }
-            // Derived data: the packs hold everything, and the remedy says so.
+            // Derived data: the packs hold everything.
+            IndexError::Io { path, .. } => {
+                Self::Index(format!("index segment {} is gone", path.display()))
+            }
+            IndexError::Damaged { .. } => Self::Index(error.to_string()),
             _ => StoreError::Catalogue(error.to_string()),
         }
     }

@@ -79,7 +79,7 @@ impl Segment {
     /// Opens a tenant's segment. Reads its tail, in one go.
     pub fn open(index: &Path, tenant: TenantId, number: u64) -> Result<Self, IndexError> {
         let path = segment_path(index, tenant, number);
-        let file = File::open(&path).map_err(|e| IndexError::io(&path, &e))?;
+        let file = File::open(&path).map_err(|e| IndexError::read(&path, &e))?;
         let segment = Self::read(path, file.into())?;
         if segment.footer.tenant != tenant || segment.footer.number != number {
             let reason = "its footer says that it is another one";
@@ -98,10 +98,7 @@ impl Segment {
     }
 
     fn read(path: PathBuf, source: Source) -> Result<Self, IndexError> {
-        let failed = |e: io::Error| match e.kind() {
-            io::ErrorKind::UnexpectedEof => IndexError::damaged(&path, "it is cut short"),
-            _ => IndexError::io(&path, &e),
-        };
+        let failed = |e: io::Error| IndexError::read(&path, &e);
         let length = source.length().map_err(failed)?;
         let footer_at = length
             .checked_sub(FOOTER as u64)
@@ -281,10 +278,7 @@ impl Segment {
 
     fn read_at(&self, block: u64, into: &mut [u8]) -> Result<(), IndexError> {
         let read = self.source.read_at(block * BLOCK as u64, into);
-        read.map_err(|e| match e.kind() {
-            io::ErrorKind::UnexpectedEof => IndexError::damaged(&self.path, "it is cut short"),
-            _ => IndexError::io(&self.path, &e),
-        })
+        read.map_err(|e| IndexError::read(&self.path, &e))
     }
 
     fn check(&self, block: u64, bytes: &[u8; BLOCK]) -> Result<(), IndexError> {
