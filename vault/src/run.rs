@@ -160,7 +160,7 @@ fn serve(
     let settings = Arc::new(SettingsWatch::open(dir)?);
     let store = rebuild::open_store(&directory)?;
     let id = directory.file().vault;
-    let audit = Arc::new(Audit::open(dir, id)?);
+    let audit = Arc::new(Audit::open(dir, id));
     let vault = Vault::new(id, store, directory.authority()?)
         .with_settings(settings.clone())
         .with_audit(audit);
@@ -173,11 +173,13 @@ fn serve(
         let stop = stop_signal().map_err(|e| VaultError::io(dir, e))?;
         reload_at_hangup(settings).map_err(|e| VaultError::io(dir, e))?;
         tokio::spawn(ControlServer::bind(dir)?.run(server.vault()));
+        let vault = server.vault();
         let upkeep = Upkeep::start(server.vault())?;
         let scrub = Scrub::start(server.vault())?;
         let collector = Collector::start(server.vault())?;
         let stop = async move {
             stop.await;
+            vault.stop();
             // While the store is still open: it writes a last entry.
             let _ = tokio::task::spawn_blocking(|| {
                 scrub.stop();
@@ -251,7 +253,7 @@ fn notify_ready() {
 
 /// Notes what a command did that has no vault open.
 pub fn note(directory: &Directory, act: Act, on: &str, result: String) -> Result<(), VaultError> {
-    let audit = Audit::open(directory.path(), directory.file().vault)?;
+    let audit = Audit::open(directory.path(), directory.file().vault);
     audit.record(&Event::new("local", act, on).result(result))?;
     Ok(())
 }

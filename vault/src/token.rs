@@ -49,7 +49,8 @@ pub struct NewToken {
 pub fn make(directory: &Directory, wanted: &Wanted) -> Result<NewToken, VaultError> {
     let authority = directory.authority()?;
     let beside = crate::rebuild::open_beside(directory)?;
-    let audit = Audit::open(directory.path(), directory.file().vault)?;
+    let audit = Audit::open(directory.path(), directory.file().vault);
+    audit.ready()?;
     let made = make_in(&beside.catalogue, authority.fingerprint(), wanted)?;
     audit.record(&event(&made, "local"))?;
     Ok(made)

@@ -59,16 +59,13 @@ struct State {
 
 impl Audit {
     /// Opens the log of the vault in this directory. Nothing is written before the first entry,
-    /// but for the end of an unfinished line.
-    pub fn open(vault_directory: &Path, vault: VaultId) -> Result<Self, VaultError> {
+    /// but for the end of an unfinished line. A log that cannot be read is said to the log of
+    /// the process and read again at each use: backups and restores do not wait for it.
+    pub fn open(vault_directory: &Path, vault: VaultId) -> Self {
         Self::open_rolling(vault_directory, vault, ROLL_AT)
     }
 
-    fn open_rolling(
-        vault_directory: &Path,
-        vault: VaultId,
-        roll_at: u64,
-    ) -> Result<Self, VaultError> {
+    fn open_rolling(vault_directory: &Path, vault: VaultId, roll_at: u64) -> Self {
         let first = first_head(vault);
         let audit = Self {
             path: vault_directory.join("audit"),
@@ -81,20 +78,30 @@ impl Audit {
             }),
             rarely: Mutex::default(),
         };
-        if audit.path.exists() {
-            let mut state = audit.state();
-            let _lock = audit.lock()?;
-            audit.catch_up(&mut state)?;
+        if audit.path.exists()
+            && let Err(error) = audit.caught_up(&mut audit.state())
+        {
+            tracing::error!(%error, remedy = error.remedy(), "the audit log is out of use");
         }
-        Ok(audit)
+        audit
+    }
+
+    /// Whether the next entry can be written: what is not done without one asks this before.
+    pub fn ready(&self) -> Result<(), VaultError> {
+        let mut state = self.state();
+        let _lock = self.caught_up(&mut state)?;
+        if state.file > 0 {
+            let path = self.path.join(name(state.file));
+            let opened = OpenOptions::new().write(true).open(&path);
+            opened.map_err(|e| self.unusable(&VaultError::io(path, e)))?;
+        }
+        Ok(())
     }
 
     /// Writes an entry; it is durable when this returns.
     pub fn record(&self, event: &Event) -> Result<Head, VaultError> {
         let mut state = self.state();
-        self.make_directory()?;
-        let _lock = self.lock()?;
-        self.catch_up(&mut state)?;
+        let _lock = self.caught_up(&mut state)?;
         self.append(&mut state, event)
     }
 
@@ -116,8 +123,7 @@ impl Audit {
     pub fn head(&self) -> Head {
         let mut state = self.state();
         if self.path.exists() {
-            let caught_up = self.lock().and_then(|_lock| self.catch_up(&mut state));
-            if let Err(error) = caught_up {
+            if let Err(error) = self.caught_up(&mut state) {
                 tracing::error!(%error, "the audit log cannot be read");
             }
         }
@@ -191,6 +197,26 @@ impl Audit {
             }
         }
         Ok(files.split_off(from))
+    }
+
+    /// Knows what other processes wrote, and keeps them from writing while the answer lives.
+    fn caught_up(&self, state: &mut State) -> Result<File, VaultError> {
+        let caught_up = self.make_directory().and_then(|()| {
+            let lock = self.lock()?;
+            self.catch_up(state)?;
+            Ok(lock)
+        });
+        caught_up.map_err(|error| self.unusable(&error))
+    }
+
+    fn unusable(&self, error: &VaultError) -> VaultError {
+        VaultError::Directory {
+            path: self.path.clone(),
+            reason: format!("the audit log cannot be used: {error}"),
+            remedy: "make the file usable, or bring audit/ back from a copy; when there is none, \
+                     move the file away: a new one is begun, and 'relevo-vault audit --verify' \
+                     says what is missing. Until then nothing is done that must be noted",
+        }
     }
 
     /// Reads what other processes wrote since, and cuts off what one left unfinished.

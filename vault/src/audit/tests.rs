@@ -10,7 +10,7 @@ fn vault() -> VaultId {
 
 /// A log of this many entries in small files.
 fn log(dir: &Path, entries: u64) -> Audit {
-    let audit = Audit::open_rolling(dir, vault(), 1000).unwrap();
+    let audit = Audit::open_rolling(dir, vault(), 1000);
     for number in 0..entries {
         let event = Event::new("local", Act::Held, format!("point {number}"))
             .of(TenantId::from_bytes([number as u8 % 2; 16]));
@@ -41,7 +41,7 @@ fn anchor(audit: &Audit) -> Anchor {
 fn the_chain_goes_on_through_files_processes_and_restarts() {
     let dir = tempfile::tempdir().unwrap();
     let one = log(dir.path(), 5);
-    let other = Audit::open_rolling(dir.path(), vault(), 1000).unwrap();
+    let other = Audit::open_rolling(dir.path(), vault(), 1000);
     for _ in 0..5 {
         for audit in [&one, &other] {
             audit.record(&Event::new("x", Act::Revoked, "y")).unwrap();
@@ -52,7 +52,7 @@ fn the_chain_goes_on_through_files_processes_and_restarts() {
     assert_eq!((checked.entries, checked.faults), (15, vec![]));
     // Each knows what the other wrote.
     assert_eq!(one.head(), other.head());
-    let again = Audit::open(dir.path(), vault()).unwrap();
+    let again = Audit::open(dir.path(), vault());
     assert_eq!(again.head(), other.head());
     // Another vault's log does not pass for this one's.
     let foreign = check(dir.path(), VaultId::from_bytes([4; 16]), &[]).unwrap();
@@ -88,7 +88,7 @@ fn an_unfinished_line_is_cut_off_and_said() {
         checked.faults[0].reason.contains("unfinished"),
         "{checked:?}"
     );
-    let audit = Audit::open(dir.path(), vault()).unwrap();
+    let audit = Audit::open(dir.path(), vault());
     let checked = check(dir.path(), vault(), &[anchor(&audit)]).unwrap();
     assert_eq!((checked.entries, checked.faults), (3, vec![]));
     let text = fs::read_to_string(paths(dir.path()).pop().unwrap()).unwrap();
@@ -104,7 +104,7 @@ fn a_log_written_anew_or_cut_short_is_found_by_what_the_packs_know() {
     fs::remove_dir_all(dir.path().join("audit")).unwrap();
     let gone = check(dir.path(), vault(), std::slice::from_ref(&known)).unwrap();
     assert!(gone.faults[0].reason.contains("cut off"), "{gone:?}");
-    let forged = Audit::open(dir.path(), vault()).unwrap();
+    let forged = Audit::open(dir.path(), vault());
     for _ in 0..8 {
         forged
             .record(&Event::new("nobody", Act::Held, "x"))
@@ -185,4 +185,28 @@ proptest! {
         prop_assert!(!checked.faults.is_empty());
         prop_assert!(checked.faults.iter().all(|f| !f.to_string().is_empty()));
     }
+}
+
+/// Guards backups and restores: a log that cannot be read keeps no vault from opening. It refuses
+/// what it must tell, with the remedy, and goes on when that was done.
+#[test]
+fn a_log_that_cannot_be_read_refuses_and_goes_on_when_it_is_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let whole = log(dir.path(), 3).head();
+    let file = paths(dir.path()).pop().unwrap();
+    let aside = dir.path().join("aside");
+    std::fs::rename(&file, &aside).unwrap();
+    std::fs::create_dir(&file).unwrap();
+    let audit = Audit::open_rolling(dir.path(), vault(), 1000);
+    let event = Event::new("local", Act::Held, "point");
+    for refused in [audit.ready().err(), audit.record(&event).err()] {
+        let error = refused.unwrap();
+        assert!(error.to_string().contains("00000001.jsonl"), "{error}");
+        assert!(error.remedy().contains("copy"), "{}", error.remedy());
+    }
+    std::fs::remove_dir(&file).unwrap();
+    std::fs::rename(&aside, &file).unwrap();
+    audit.ready().unwrap();
+    assert_eq!(audit.record(&event).unwrap().entries, whole.entries + 1);
+    assert!(check(dir.path(), vault(), &[]).unwrap().faults.is_empty());
 }

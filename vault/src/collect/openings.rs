@@ -1,19 +1,34 @@
 //! Which uploads are open, and since when: what they may count on is not removed.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use relevo_wire::{TenantId, Timestamp};
 
 /// An upload that nobody heard of for so long is none any more.
 const LONGEST_IDLE: Duration = Duration::from_secs(24 * 3600);
+/// Nor is one that was opened so long ago, whatever comes: an agent that stirs its upload daily
+/// must not hold collection back for ever.
+const LONGEST_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// An open upload. Counts until it is dropped, or forgotten.
 #[derive(Debug)]
 pub struct Opening {
     opened: Timestamp,
-    used: Mutex<Instant>,
+    moments: Mutex<Moments>,
+}
+
+#[derive(Debug)]
+struct Moments {
+    opened: Instant,
+    used: Instant,
+}
+
+impl Moments {
+    fn are_too_long_ago(&self) -> bool {
+        self.used.elapsed() >= LONGEST_IDLE || self.opened.elapsed() >= LONGEST_AGE
+    }
 }
 
 impl Opening {
@@ -24,18 +39,21 @@ impl Opening {
 
     /// Something came. False when that is too late.
     pub fn touch(&self) -> bool {
-        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
-        let in_time = used.elapsed() < LONGEST_IDLE;
+        let mut moments = self.moments();
+        let in_time = !moments.are_too_long_ago();
         if in_time {
-            *used = Instant::now();
+            moments.used = Instant::now();
         }
         in_time
     }
 
-    /// True when nothing came for a day; then nothing will be taken.
+    /// True when nothing came for a day, or it is a week old; then nothing will be taken.
     pub fn is_forgotten(&self) -> bool {
-        let used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
-        used.elapsed() >= LONGEST_IDLE
+        self.moments().are_too_long_ago()
+    }
+
+    fn moments(&self) -> MutexGuard<'_, Moments> {
+        self.moments.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -52,7 +70,10 @@ impl Openings {
         // Taken under the lock: who asks for the oldest before has not seen a later time.
         let opening = Arc::new(Opening {
             opened: Timestamp::now(),
-            used: Mutex::new(Instant::now()),
+            moments: Mutex::new(Moments {
+                opened: Instant::now(),
+                used: Instant::now(),
+            }),
         });
         of_tenant.push(Arc::downgrade(&opening));
         opening
@@ -85,11 +106,20 @@ mod tests {
         let Some(yesterday) = Instant::now().checked_sub(LONGEST_IDLE) else {
             return;
         };
-        *first.used.lock().unwrap() = yesterday;
+        first.moments().used = yesterday;
         assert_eq!(openings.oldest(tenant), Some(second.opened()));
         assert!(!first.touch());
         assert!(second.touch());
-        drop(second);
+        let third = openings.open(tenant);
+        let Some(last_week) = Instant::now().checked_sub(LONGEST_AGE) else {
+            return;
+        };
+        // However often something came.
+        second.moments().opened = last_week;
+        assert_eq!(openings.oldest(tenant), Some(third.opened()));
+        assert!(!second.touch() && second.is_forgotten());
+        assert!(third.touch());
+        drop(third);
         assert_eq!(openings.oldest(tenant), None);
     }
 }

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use super::{Report, Rule, collect};
 use crate::audit::{Act, Event};
+use crate::background::Background;
 use crate::error::{StoreError, VaultError};
 use crate::ingest::Vault;
 use crate::volume::Volume;
@@ -16,45 +17,40 @@ const TURN: Duration = Duration::from_millis(500);
 
 /// The thread that does it. Dropped, it ends at the next piece of work, and is waited for.
 pub struct Collector {
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+    stopping: Arc<AtomicBool>,
+    _thread: Background,
 }
 
 impl Collector {
     /// Starts it. The first collection comes when one pause has passed.
-    pub fn start<V: Volume>(vault: Arc<Vault<V>>) -> Result<Self, VaultError> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let told = stop.clone();
-        let thread = std::thread::Builder::new()
-            .name("relevo-collector".into())
-            .spawn(move || run(&vault, &told))
-            .map_err(|e| StoreError::io("start the collector", &e))?;
+    pub fn start<V: Volume + 'static>(vault: Arc<Vault<V>>) -> Result<Self, VaultError> {
+        let stopping = vault.stopping().clone();
+        let work = move |stopped: &Receiver<()>| run(&vault, stopped);
         Ok(Self {
-            stop,
-            thread: Some(thread),
+            stopping,
+            _thread: Background::start("relevo-collector", work)?,
         })
     }
 }
 
 impl Drop for Collector {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            thread.thread().unpark();
-            // Its panic, if any, was reported by the panic hook.
-            let _ = thread.join();
-        }
+        self.stopping.store(true, Ordering::Relaxed);
     }
 }
 
-fn run<V: Volume>(vault: &Vault<V>, stop: &AtomicBool) {
+fn run<V: Volume>(vault: &Vault<V>, stopped: &Receiver<()>) {
     let mut last = Instant::now();
-    while !stop.load(Ordering::Relaxed) {
+    while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(TURN) {
         let settings = vault.settings().now();
         if let Some(pause) = settings.collect.every.pause()
             && last.elapsed() >= pause
         {
-            match collect(vault.store(), &Rule::of(&settings.collect), stop) {
+            match collect(
+                vault.store(),
+                &Rule::of(&settings.collect),
+                vault.stopping(),
+            ) {
                 Ok(report) => note(vault, "vault", &report),
                 Err(StoreError::Stopped) => return,
                 Err(error) => {
@@ -63,7 +59,6 @@ fn run<V: Volume>(vault: &Vault<V>, stop: &AtomicBool) {
             }
             last = Instant::now();
         }
-        std::thread::park_timeout(TURN);
     }
 }
 

@@ -31,7 +31,7 @@ pub fn ask(
             let store = crate::rebuild::open_store(directory)?;
             let settings = Arc::new(SettingsWatch::open(directory.path())?);
             let id = directory.file().vault;
-            let audit = Arc::new(Audit::open(directory.path(), id)?);
+            let audit = Arc::new(Audit::open(directory.path(), id));
             let vault = Vault::new(id, store, directory.authority()?)
                 .with_settings(settings)
                 .with_audit(audit);

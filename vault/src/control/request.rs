@@ -1,6 +1,6 @@
 //! The requests, and the one function that does what they ask.
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 
 use relevo_wire::TenantId;
 use serde::{Deserialize, Serialize};
@@ -87,6 +87,26 @@ pub enum Request {
     },
 }
 
+impl Request {
+    /// True when the audit log must tell it: then it is not done without.
+    fn is_noted(&self) -> bool {
+        match self {
+            Self::Prune { dry_run, .. } => !dry_run,
+            Self::Collect {
+                dry_run,
+                accept_loss,
+            } => *accept_loss && !dry_run,
+            Self::Heal { give_up } => *give_up,
+            Self::Hold { .. }
+            | Self::Release { .. }
+            | Self::Lock { .. }
+            | Self::Delete { .. }
+            | Self::Revoke { .. } => true,
+            Self::Locks | Self::Status => false,
+        }
+    }
+}
+
 /// What was done: for programs, and for people.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Answer {
@@ -147,9 +167,13 @@ pub fn perform<V: Volume>(
     note: &mut dyn FnMut(String),
 ) -> Result<Answer, VaultError> {
     let store = vault.store();
+    if request.is_noted() {
+        vault.check_audit()?;
+    }
     match request {
         Request::Prune { scope, dry_run } => {
             let settings = vault.settings().now();
+            note_unmatched(vault, note);
             if !dry_run {
                 note("deleting what no rule keeps".into());
             }
@@ -211,7 +235,10 @@ pub fn perform<V: Volume>(
                 } else {
                     "asked for"
                 };
-                vault.note(&Event::new(LOCAL, Act::Healed, "packs").result(how))?;
+                let event = Event::new(LOCAL, Act::Healed, "packs");
+                if let Err(error) = vault.note(&event.result(how)) {
+                    note(format!("healed, and not noted: {error}"));
+                }
             }
             let success = healed.left.is_empty();
             let answer = Answer::done(&healed, heal::text(&healed))?;
@@ -260,16 +287,29 @@ pub fn perform<V: Volume>(
                 let event = Event::new(LOCAL, Act::LossAccepted, "packs");
                 vault.note(&event.result("to collect"))?;
             }
-            let report = collect::collect(store, &rule, &AtomicBool::new(false))?;
+            let report = collect::collect(store, &rule, vault.stopping())?;
             collect::note(vault, LOCAL, &report);
-            let success = report.held_back.is_empty() && report.damage.is_empty();
+            let stopped = vault.stopping().load(Ordering::Relaxed);
+            if stopped {
+                note("the vault stops: the next collection goes on from here".into());
+            }
+            let success = report.held_back.is_empty() && report.damage.is_empty() && !stopped;
             let answer = Answer::done(&report, collect::text(&report))?;
             Ok(Answer { success, ..answer })
         }
         Request::Status => {
+            note_unmatched(vault, note);
             let families = vault.families();
             Answer::done(&families, metrics::text(&families))
         }
+    }
+}
+
+fn note_unmatched<V: Volume>(vault: &Vault<V>, note: &mut dyn FnMut(String)) {
+    for section in vault.unmatched_settings() {
+        note(format!(
+            "{section} of settings.toml counts for nobody: look at its spelling"
+        ));
     }
 }
 
@@ -281,4 +321,69 @@ fn note_act<V: Volume>(
 ) -> Result<(), VaultError> {
     let on = format!("recovery point {} of {}", found.point, found.name);
     vault.note(&Event::new(LOCAL, act, on).of(found.tenant).result(result))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::sync::Arc;
+
+    use relevo_wire::chunk::CheckedChunk;
+    use relevo_wire::identity::Authority;
+    use relevo_wire::{TenantId, VaultId};
+
+    use super::*;
+    use crate::record::Record;
+    use crate::settings::{Settings, SettingsWatch};
+    use crate::store::Store;
+    use crate::volume::simulated::SimulatedDisk;
+
+    fn vault(dir: &std::path::Path, settings: &str) -> Vault<SimulatedDisk> {
+        let (id, disk) = (VaultId::random(), Arc::new(SimulatedDisk::new(1)));
+        let (store, _) = Store::open(disk, id, &dir.join("catalogue.sqlite")).unwrap();
+        let settings = Settings::parse(settings).unwrap();
+        Vault::new(id, store, Authority::from_der(Vec::new(), Vec::new()))
+            .with_settings(Arc::new(SettingsWatch::fixed(settings)))
+    }
+
+    /// Guards the stop of a vault against a collection that somebody asked for: it may take hours.
+    #[test]
+    fn a_collection_that_was_asked_for_ends_when_the_vault_stops() {
+        let dir = tempfile::tempdir().unwrap();
+        let vault = vault(dir.path(), "[collect]\ngrace = \"0s\"\n");
+        let tenant = TenantId::random();
+        let chunk = Record::Chunk(CheckedChunk::of(vec![1; 1000].into()));
+        vault.store().append_blocking(tenant, vec![chunk]).unwrap();
+        let waiting = || {
+            vault
+                .store()
+                .read(|c| c.count_unreferenced(tenant))
+                .unwrap()
+        };
+        vault.stop();
+        let request = Request::Collect {
+            dry_run: false,
+            accept_loss: false,
+        };
+        let mut notes = Vec::new();
+        let answer = perform(&vault, request, &mut |text| notes.push(text)).unwrap();
+        assert!(!answer.success);
+        assert_eq!(waiting(), 1);
+        assert!(notes.iter().any(|text| text.contains("stops")), "{notes:?}");
+    }
+
+    /// Guards an operator against a section that he believes in and that counts for nobody.
+    #[test]
+    fn sections_for_nobody_are_said() {
+        let dir = tempfile::tempdir().unwrap();
+        let vault = vault(dir.path(), "[[server]]\nname = \"db1\"\n");
+        let mut notes = Vec::new();
+        let answer = perform(&vault, Request::Status, &mut |text| notes.push(text)).unwrap();
+        assert!(notes.iter().any(|text| text.contains("'db1'")), "{notes:?}");
+        assert!(
+            answer.text.contains("section=\"[[server]] 'db1'\""),
+            "{}",
+            answer.text
+        );
+    }
 }

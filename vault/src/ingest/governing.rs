@@ -206,7 +206,8 @@ impl<V: Volume> Vault<V> {
     /// What clock entries say of the audit log.
     pub fn audit_anchor(&self) -> Option<(u64, [u8; 32])> {
         let head = self.audit.as_ref()?.head();
-        Some((head.entries, head.hash))
+        // Of a log that could not be read nothing is known: what packs know of it stays.
+        (head.entries > 0).then_some((head.entries, head.hash))
     }
 
     fn check_point(&self, tenant: TenantId, point: PointId) -> Result<(), Refusal> {

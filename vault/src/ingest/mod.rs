@@ -16,6 +16,7 @@ mod standing;
 mod upload;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use relevo_wire::client::SOFTWARE;
@@ -67,6 +68,7 @@ pub struct Vault<V> {
     metrics: Arc<Metrics>,
     usage: Usage,
     revocations: watch::Sender<u64>,
+    stopping: Arc<AtomicBool>,
 }
 
 impl<V: Volume> Vault<V> {
@@ -82,6 +84,7 @@ impl<V: Volume> Vault<V> {
             metrics: Arc::default(),
             usage: Usage::default(),
             revocations: watch::Sender::new(0),
+            stopping: Arc::default(),
         }
     }
 
@@ -112,13 +115,27 @@ impl<V: Volume> Vault<V> {
         &self.store
     }
 
+    /// Has what takes long end at its next piece of work.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+    }
+
+    /// Set when what takes long is to end.
+    pub fn stopping(&self) -> &Arc<AtomicBool> {
+        &self.stopping
+    }
+
     /// What a request does. Waits for the disk; not for threads that serve many.
     pub fn answer(&self, peer: Peer, request: Request) -> Result<Outcome, Refusal> {
         self.judge(&peer.into(), request)
     }
 
     fn judge(&self, caller: &Caller, request: Request) -> Result<Outcome, Refusal> {
-        permission::check(caller.peer, Kind::of(&request))?;
+        let kind = Kind::of(&request);
+        permission::check(caller.peer, kind)?;
+        if kind.is_noted() {
+            self.check_audit()?;
+        }
         if let Request::Enroll {
             secret,
             certificate_request,

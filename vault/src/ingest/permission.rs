@@ -99,6 +99,21 @@ impl Kind {
         }
     }
 
+    /// True when the audit log must tell it: then it is not done without.
+    pub fn is_noted(self) -> bool {
+        matches!(
+            self,
+            Self::Enroll
+                | Self::Renew
+                | Self::DeletePoint
+                | Self::Hold
+                | Self::Release
+                | Self::LockPoint
+                | Self::Revoke
+                | Self::MakeToken
+        )
+    }
+
     /// In one lower-case word, for metrics and logs.
     pub fn word(self) -> &'static str {
         match self {

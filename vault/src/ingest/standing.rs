@@ -56,6 +56,15 @@ impl<V: Volume> Vault<V> {
         self.note_rarely(event);
     }
 
+    /// Whether the audit log can take what is about to be done; what it cannot is not done.
+    pub fn check_audit(&self) -> Result<(), VaultError> {
+        let ready = self.audit.as_ref().map_or(Ok(()), |audit| audit.ready());
+        ready.inspect_err(|error| {
+            self.metrics.audit_failures.increment();
+            tracing::error!(%error, remedy = error.remedy(), "refused");
+        })
+    }
+
     /// Writes an act into the audit log. What cannot be noted is not answered.
     pub fn note(&self, event: &Event) -> Result<(), VaultError> {
         let Some(audit) = &self.audit else {
@@ -113,6 +122,14 @@ impl<V: Volume> Vault<V> {
         }
         let event = Event::new("vault", Act::SettingsChanged, "settings.toml");
         self.note(&event.result(result))
+    }
+
+    /// Sections of the settings that count for nobody, in words.
+    pub fn unmatched_settings(&self) -> Vec<String> {
+        let settings = self.settings.now();
+        let found = self.store.read(|c| settings.unmatched(c));
+        // Who cannot read the catalogue hears of that elsewhere.
+        found.unwrap_or_default()
     }
 
     /// Writes into the packs of each tenant how long the audit log is and where it ends, unless
@@ -185,6 +202,7 @@ impl<V: Volume> Vault<V> {
                 quota.push(Value::labelled("tenant", tenant.to_string(), limit.bytes()));
             }
         }
+        let unmatched = self.unmatched_settings().into_iter();
         let gauge = |name, help, values| Family {
             name,
             help,
@@ -212,6 +230,13 @@ impl<V: Volume> Vault<V> {
                 "relevo_vault_tenant_quota_bytes",
                 "Bytes that a tenant may store.",
                 quota,
+            ),
+            gauge(
+                "relevo_vault_settings_unmatched",
+                "Sections of settings.toml for tenants and servers that nobody is.",
+                unmatched
+                    .map(|section| Value::labelled("section", section, 1))
+                    .collect(),
             ),
         ]);
         families

@@ -79,7 +79,7 @@ impl<V: Volume> Vault<V> {
             _ => Err(Refusal::new(
                 RefusalCode::NotFound,
                 "this upload is not open here: the vault was started anew since, or it lay idle \
-                 for a day",
+                 for a day, or is a week old",
                 "open it again; what was stored is kept",
             )),
         }

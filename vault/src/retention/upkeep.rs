@@ -47,6 +47,12 @@ fn run<V: Volume>(vault: &Vault<V>, stopped: &Receiver<()>) {
             if let Err(error) = vault.note_settings() {
                 tracing::error!(%error, "the settings could not be noted");
             }
+            for section in vault.unmatched_settings() {
+                tracing::warn!(
+                    section,
+                    "of settings.toml counts for nobody: look at its spelling"
+                );
+            }
             noted_settings = Some(settings.clone());
         }
         if let Some(pause) = settings.prune.every.pause()
@@ -68,6 +74,10 @@ fn run<V: Volume>(vault: &Vault<V>, stopped: &Receiver<()>) {
 }
 
 fn prune_once<V: Volume>(vault: &Vault<V>) {
+    if vault.check_audit().is_err() {
+        // Said there. What nobody could be told of is not deleted.
+        return;
+    }
     let settings = vault.settings().now();
     let pruned = prune(
         vault.store(),

@@ -116,7 +116,8 @@ impl<V: Volume> Server<V> {
         })
     }
 
-    /// Serves until `stop`, then lets the writer finish.
+    /// Serves until `stop`, then lets the writer finish. An error when the store can go on no
+    /// more: then the process is to end, and to be started anew.
     pub async fn run(self, stop: impl Future<Output = ()>) -> Result<(), VaultError> {
         let mut connections = JoinSet::new();
         let presence = Arc::new(Presence::default());
@@ -125,9 +126,15 @@ impl<V: Volume> Server<V> {
         let mut renewal = tokio::time::interval(RENEWAL);
         renewal.tick().await;
         tokio::pin!(stop);
+        let mut failed = None;
         loop {
             tokio::select! {
                 () = &mut stop => break,
+                reason = self.vault.store().failed() => {
+                    tracing::error!(reason, "the store can go on no more");
+                    failed = Some(reason);
+                    break;
+                }
                 _ = renewal.tick() => {
                     self.endpoint.set_server_config(Some(server_config(&self.authority, self.id)?));
                 }
@@ -150,6 +157,7 @@ impl<V: Volume> Server<V> {
             }
         }
         tracing::info!("stopping");
+        self.vault.stop();
         self.endpoint.close(0u32.into(), b"the vault is stopping");
         let goodbye = self.endpoint.wait_idle();
         if tokio::time::timeout(Duration::from_secs(3), goodbye)
@@ -166,7 +174,17 @@ impl<V: Volume> Server<V> {
             doing: "close the store".into(),
             reason: e.to_string(),
             remedy: "run 'relevo-vault verify'",
-        })
+        })?;
+        match failed {
+            None => Ok(()),
+            Some(reason) => Err(VaultError::Refused {
+                reason: format!("the store can go on no more: {reason}"),
+                remedy:
+                    "start the vault anew, as a service manager does by itself; when that does \
+                         not help, 'relevo-vault verify' says what is damaged"
+                        .into(),
+            }),
+        }
     }
 }
 
@@ -376,4 +394,35 @@ fn close_revoked(connection: &quinn::Connection, caller: &Caller) {
         client::CLOSED_REVOKED.into(),
         b"the certificate was revoked",
     );
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::directory::Directory;
+    use crate::rebuild;
+
+    /// Guards peers against a vault that listens and can store nothing any more: its process
+    /// ends with an error, so that whoever looks after it starts it anew.
+    #[tokio::test]
+    async fn a_server_whose_writer_is_gone_ends_with_an_error() {
+        let parent = tempfile::tempdir().unwrap();
+        let directory = Directory::create(&parent.path().join("v"), "a").unwrap();
+        let id = directory.file().vault;
+        let store = rebuild::open_store(&directory).unwrap();
+        let vault = Vault::new(id, store, directory.authority().unwrap());
+        let address = "127.0.0.1:0".parse().unwrap();
+        let authority = directory.authority().unwrap();
+        let server = Server::listen(vault, id, authority, address).unwrap();
+        let vault = server.vault();
+        let panicking = tokio::task::spawn_blocking(move || {
+            let store = vault.store();
+            store.in_writer::<()>(|_| panic!("on purpose, for a test"))
+        });
+        let error = server.run(std::future::pending()).await.unwrap_err();
+        assert!(error.to_string().contains("panic"), "{error}");
+        assert!(error.remedy().contains("start the vault anew"));
+        assert!(panicking.await.unwrap().is_err());
+    }
 }

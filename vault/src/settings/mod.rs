@@ -10,6 +10,7 @@
 pub mod amount;
 mod resolve;
 mod sections;
+mod unmatched;
 pub mod watch;
 
 use std::io;
