@@ -102,6 +102,17 @@ pub fn scan(bytes: &Bytes, base: u64, salt: &[u8; 32]) -> Scan {
 }
 
 impl Scan {
+    /// Of bytes none of which could be read.
+    pub fn unreadable(offset: u64, length: u64, error: &std::io::Error) -> Self {
+        let mut scan = Self {
+            end: offset,
+            salvaged: true,
+            ..Self::default()
+        };
+        scan.gap(offset, length, None, &format!("it cannot be read: {error}"));
+        scan
+    }
+
     fn gap(&mut self, offset: u64, length: u64, id: Option<ChunkId>, reason: &str) {
         self.gaps.push(Gap {
             offset,

@@ -36,7 +36,7 @@ impl Catalogue {
     /// numbers, tokens, and losses, which were found elsewhere than in the catalogue.
     pub fn begin_anew(&self) -> Result<(), StoreError> {
         self.db.execute_batch(
-            "DELETE FROM packs; DELETE FROM retired; DELETE FROM recent; DELETE FROM segments;
+            "DELETE FROM packs; DELETE FROM ends; DELETE FROM retired; DELETE FROM recent; DELETE FROM segments;
              DELETE FROM complete; DELETE FROM unreferenced; DELETE FROM points;
              DELETE FROM servers; DELETE FROM sites; DELETE FROM people;
              DELETE FROM revocations; DELETE FROM deletions; DELETE FROM holds;

@@ -6,9 +6,9 @@
 mod afresh;
 mod carrying;
 mod chunks;
+mod ends;
 mod governance;
 mod healing;
-mod index_damage;
 mod keeping;
 mod listing;
 mod losses;
@@ -36,6 +36,7 @@ use crate::error::StoreError;
 use crate::volume::PackId;
 
 pub use chunks::{ChunkState, Located};
+pub use ends::End;
 pub use healing::{Entry, EntryContent};
 pub use keeping::{AuditAnchor, ClockPlace, LockedPoint, PointPlace, ServerPoints};
 pub use listing::Image;
@@ -199,7 +200,8 @@ impl Catalogue {
             db.query_row("PRAGMA user_version", [], |row| row.get(0))
         };
         match version(&self.db)? {
-            SCHEMA => return Ok(()),
+            // A catalogue of this version may be from before this table.
+            SCHEMA => return Ok(self.db.execute_batch(ends::TABLE)?),
             0 => {}
             other => {
                 return Err(StoreError::Catalogue(format!(
@@ -214,6 +216,7 @@ impl Catalogue {
             return Ok(());
         }
         self.db.execute_batch(TABLES)?;
+        self.db.execute_batch(ends::TABLE)?;
         self.set_epoch()?;
         self.db.pragma_update(None, "user_version", SCHEMA)?;
         self.db.execute_batch("COMMIT")?;

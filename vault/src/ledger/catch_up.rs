@@ -1,98 +1,23 @@
 //! Brings the catalogue up to the packs: after a crash a tail, after its loss everything.
 
-use std::collections::{HashMap, HashSet};
-use std::fmt;
-
-use relevo_wire::{TenantId, VaultId};
-
+use super::Ledger;
 use super::doubt::JustRead;
+use super::finding::Finding;
+use super::looking::{Known, Unread, doubt_newest};
 use super::reading::in_order;
 use super::rewrite::take_away;
-use super::{Active, Ledger};
-use crate::catalogue::Placed;
+use crate::catalogue::{End, Placed};
 use crate::error::StoreError;
-use crate::pack::{ENTRY_HEADER, EntryHeader, EntryKind, FIRST_ENTRY, PACK_VERSION, PackHeader};
+use crate::pack::{ENTRY_HEADER, EntryHeader, EntryKind, FIRST_ENTRY};
 use crate::record::Record;
 use crate::scan::{Gap, Scan};
-use crate::volume::{PackId, Volume, read_exact, read_salvaging};
+use crate::volume::{PackId, Volume, read_exact};
 
 /// Missing packs of one tenant that are named after all packs were read.
 const MISSING_NAMED: usize = 1000;
 
-/// Something in the packs that is not as it was written.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Finding {
-    /// Bytes at the end of the newest pack that a crash left; cut off. Nobody was told of them.
-    TornTail {
-        /// Which pack.
-        pack: PackId,
-        /// Where it ends now.
-        at: u64,
-        /// Bytes cut off.
-        length: u64,
-    },
-    /// Bytes that a crash left between whole entries; covered. Nobody was told of them.
-    Covered(PackId, Gap),
-    /// Bytes that were damaged.
-    Damaged(PackId, Gap),
-    /// The pack cannot be read, or is not this vault's.
-    Unreadable(PackId, String),
-    /// A pack that was there is not, and no entry says that it was retired.
-    Missing(PackId),
-    /// The pack is shorter than it was; read anew.
-    Shrunk(PackId),
-}
-
-impl fmt::Display for Finding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::TornTail { pack, at, length } => write!(
-                f,
-                "pack {pack}: {length} unfinished bytes behind {at} were cut off; nothing acknowledged was in them"
-            ),
-            Self::Covered(pack, gap) => write!(
-                f,
-                "pack {pack}: {} unfinished bytes at {} were covered; nothing acknowledged was in them",
-                gap.length, gap.offset
-            ),
-            Self::Damaged(pack, gap) => {
-                write!(
-                    f,
-                    "pack {pack}: {} damaged bytes at {}: {}",
-                    gap.length, gap.offset, gap.reason
-                )
-            }
-            Self::Unreadable(pack, reason) => write!(f, "pack {pack} cannot be used: {reason}"),
-            Self::Missing(pack) => write!(f, "pack {pack} is missing"),
-            Self::Shrunk(pack) => write!(f, "pack {pack} is shorter than it was"),
-        }
-    }
-}
-
-impl Finding {
-    /// True when something that was acknowledged may be lost.
-    pub fn is_damage(&self) -> bool {
-        !matches!(self, Self::TornTail { .. } | Self::Covered(..))
-    }
-}
-
-/// When the catalogue is made anew, so many bytes of each tenant's newest packs are written again:
-/// more than one round of the writer, of which a sync may have failed.
-const AGAIN: u64 = 128 * 1024 * 1024;
 /// Bytes that are written again at once.
 const AGAIN_PIECE: u64 = 4 * 1024 * 1024;
-
-/// A pack to read, from where.
-pub(super) struct Unread {
-    pub pack: PackId,
-    pub header: PackHeader,
-    pub from: u64,
-    pub length: u64,
-    /// Everything from there on is newer than all that the catalogue was told of.
-    newer: bool,
-    /// What lies behind this was perhaps never on the disk, though reads show it.
-    unsynced: u64,
-}
 
 impl<V: Volume> Ledger<V> {
     /// Reads what the catalogue does not know yet. `fresh`: it never knew all packs.
@@ -102,24 +27,17 @@ impl<V: Volume> Ledger<V> {
     /// A tenant's packs are taken in from the newest to the oldest: that a pack was retired
     /// stands in a later one, and then nothing of it is taken in.
     pub(super) fn catch_up(&mut self, fresh: bool) -> Result<Vec<Finding>, StoreError> {
+        let known = self.known(fresh)?;
+        if !fresh && self.is_of_other_packs(&known)? {
+            return self.read_anew();
+        }
         let mut findings = Vec::new();
-        let known: HashMap<PackId, u64> = self.catalogue.packs()?.into_iter().collect();
         let mut packs = self
             .volume
             .list()
             .map_err(|e| StoreError::io("list the packs", &e))?;
         packs.sort_unstable();
-        self.highest.clear();
-        self.active.clear();
-        let retired: HashSet<PackId> = self.catalogue.retired()?.into_iter().collect();
-        for pack in known.keys().chain(&retired) {
-            self.reserve_number(*pack);
-        }
-        let mut unread = Vec::new();
-        for pack in packs.iter().filter(|pack| !retired.contains(pack)) {
-            let found = self.look_at(*pack, known.get(pack).copied(), fresh, &mut findings)?;
-            unread.extend(found);
-        }
+        let mut unread = self.look_at_all(&packs, &known, &mut findings)?;
         unread.reverse();
         if fresh {
             doubt_newest(&mut unread);
@@ -134,20 +52,24 @@ impl<V: Volume> Ledger<V> {
             self.take_in(&unread[at], scanned, &mut findings)
         })?;
         let needed = self.catalogue.transaction(|c| c.settle_retired())?;
-        if !fresh && (needed || !self.fits(&points, &known)?) {
-            tracing::warn!("the catalogue is older than the packs know it: they are read anew");
-            self.catalogue.transaction(|c| c.begin_anew())?;
-            findings.extend(self.catch_up(true)?);
+        if !fresh && (needed || !self.fits(&points, &known.packs)?) {
+            findings.extend(self.read_anew()?);
             return Ok(findings);
         }
         self.unlink_what_is_retired(&packs)?;
-        self.find_missing(&packs, &known, fresh, &mut findings)?;
+        self.find_missing(&packs, &known, &mut findings)?;
         if fresh {
             self.catalogue.set_whole()?;
             // What is counted on from now on must not be lost with it.
             self.catalogue.make_durable()?;
         }
         Ok(findings)
+    }
+
+    fn read_anew(&mut self) -> Result<Vec<Finding>, StoreError> {
+        tracing::warn!("the catalogue is older than the packs know it: they are read anew");
+        self.catalogue.transaction(|c| c.begin_anew())?;
+        self.catch_up(true)
     }
 
     /// A crash came between a pack's retirement and its removal.
@@ -168,12 +90,11 @@ impl<V: Volume> Ledger<V> {
     fn find_missing(
         &self,
         packs: &[PackId],
-        known: &HashMap<PackId, u64>,
-        fresh: bool,
+        known: &Known,
         findings: &mut Vec<Finding>,
     ) -> Result<(), StoreError> {
-        let mut missing: Vec<PackId> = known.keys().copied().collect();
-        if fresh {
+        let mut missing: Vec<PackId> = known.packs.keys().copied().collect();
+        if known.fresh {
             for (&tenant, &highest) in &self.highest {
                 let pack = |number| PackId { tenant, number };
                 let absent = |pack: &PackId| packs.binary_search(pack).is_err();
@@ -194,85 +115,11 @@ impl<V: Volume> Ledger<V> {
         Ok(())
     }
 
-    /// Decides what of a pack is to be read.
-    fn look_at(
-        &mut self,
-        pack: PackId,
-        known: Option<u64>,
-        fresh: bool,
-        findings: &mut Vec<Finding>,
-    ) -> Result<Option<Unread>, StoreError> {
-        let length = self
-            .volume
-            .length(pack)
-            .map_err(|e| StoreError::io(format_args!("measure pack {pack}"), &e))?;
-        let header = match open_pack_header(&*self.volume, self.vault, pack)? {
-            Ok(_) if length < FIRST_ENTRY => Err("its header is cut short".into()),
-            other => other,
-        };
-        let header = match header {
-            Ok(header) => header,
-            // A pack whose making failed or was cut short, which nobody was told of.
-            Err(_) if known.is_none() && length <= FIRST_ENTRY => {
-                if length > 0 {
-                    self.cut(pack, 0)?;
-                    findings.push(Finding::TornTail {
-                        pack,
-                        at: 0,
-                        length,
-                    });
-                }
-                return Ok(None);
-            }
-            Err(reason) => {
-                findings.push(Finding::Unreadable(pack, reason));
-                self.reserve_number(pack);
-                self.catalogue.note_loss(pack, 0, 0, None)?;
-                if known.is_some_and(|known| known > length) {
-                    self.catalogue
-                        .transaction(|catalogue| catalogue.forget_pack(pack))?;
-                }
-                return Ok(None);
-            }
-        };
-        self.reserve_number(pack);
-        let mut from = known.unwrap_or(0);
-        let mut newer = !fresh;
-        if from > length {
-            findings.push(Finding::Shrunk(pack));
-            self.catalogue.transaction(|catalogue| {
-                catalogue.forget_pack(pack)?;
-                catalogue.note_loss(pack, length, from - length, None)
-            })?;
-            from = 0;
-            newer = false;
-        }
-        self.catalogue.clear_loss(pack, 0)?;
-        // Packs come in order: the last one stays.
-        self.active.insert(pack.tenant, Active { header, length });
-        Ok((from < length).then_some(Unread {
-            pack,
-            header,
-            from: from.max(FIRST_ENTRY),
-            length,
-            newer,
-            unsynced: match newer {
-                true => from,
-                false => length,
-            },
-        }))
-    }
-
-    fn reserve_number(&mut self, pack: PackId) {
-        let highest = self.highest.entry(pack.tenant).or_default();
-        *highest = pack.number.max(*highest);
-    }
-
     /// Takes in what a scan found.
     ///
-    /// With the catalogue there, what lies behind the offset that it recorded is newer than all
-    /// that it knows: what is no entry there, a crash left. Without it only the end of the
-    /// newest pack is known to be that; the rest may be damage, and is left as it is.
+    /// What a crash left unfinished is cut off at the end of the last pack, and covered between
+    /// entries that are newer than all that the catalogue knows. What may have been an entry is
+    /// left as it is, and so is what cannot be read now; nothing follows it.
     fn take_in(
         &mut self,
         unread: &Unread,
@@ -281,20 +128,11 @@ impl<V: Volume> Ledger<V> {
     ) -> Result<(), StoreError> {
         let pack = unread.pack;
         if self.catalogue.was_retired(pack)? {
-            return Ok(());
+            return self.catalogue.clear_loss(pack, 0);
         }
-        let newest = self
-            .active
-            .get(&pack.tenant)
-            .is_some_and(|active| active.header.pack == pack);
         let mut length = unread.length;
-        // What cannot be read now is perhaps no waste: it stays, and nothing follows it.
-        let newer = unread.newer && !scanned.salvaged;
-        if scanned.salvaged {
-            if newest {
-                self.active.remove(&pack.tenant);
-            }
-        } else if (newest || newer) && scanned.tail() > 0 {
+        let unfinished = unread.unfinished && !scanned.salvaged;
+        if unfinished && scanned.tail() > 0 {
             findings.push(Finding::TornTail {
                 pack,
                 at: scanned.end,
@@ -302,8 +140,13 @@ impl<V: Volume> Ledger<V> {
             });
             self.cut(pack, scanned.end)?;
             length = scanned.end;
-            if let Some(active) = self.active.get_mut(&pack.tenant).filter(|_| newest) {
-                active.length = length;
+        }
+        if let Some(active) = self.active.get_mut(&pack.tenant)
+            && active.header.pack == pack
+        {
+            active.length = length;
+            if scanned.salvaged || scanned.end < length {
+                self.active.remove(&pack.tenant);
             }
         }
         let mut lost = Vec::new();
@@ -313,7 +156,7 @@ impl<V: Volume> Ledger<V> {
             .filter(|gap| gap.offset < length)
             .cloned();
         for gap in gaps {
-            if newer && gap.length >= ENTRY_HEADER as u64 {
+            if unfinished && unread.newer && gap.length >= ENTRY_HEADER as u64 {
                 self.cover(unread, &gap)?;
                 findings.push(Finding::Covered(pack, gap));
             } else {
@@ -341,9 +184,19 @@ impl<V: Volume> Ledger<V> {
                 })
             })
             .collect();
+        let end = match scanned.entries.last() {
+            Some(last) => read_exact(&*self.volume, pack, last.offset, ENTRY_HEADER)
+                .ok()
+                .and_then(|header| End::of(last.offset, &header)),
+            None => None,
+        };
         self.catalogue.transaction(|catalogue| {
+            catalogue.clear_loss(pack, 0)?;
             for gap in &lost {
                 catalogue.note_loss(pack, gap.offset, gap.length, gap.id)?;
+            }
+            if let Some(end) = end {
+                catalogue.set_end(pack, end)?;
             }
             catalogue.take(pack, length, &records)
         })
@@ -380,7 +233,7 @@ impl<V: Volume> Ledger<V> {
         Ok(())
     }
 
-    fn cut(&self, pack: PackId, length: u64) -> Result<(), StoreError> {
+    pub(super) fn cut(&self, pack: PackId, length: u64) -> Result<(), StoreError> {
         self.volume
             .truncate(pack, length)
             .and_then(|()| self.volume.sync(pack))
@@ -408,55 +261,4 @@ fn points_of(pack: PackId, scanned: &Scan) -> impl Iterator<Item = JustRead> {
         Record::Point(point) => Some((pack.tenant, point.manifest.public().ok()?)),
         _ => None,
     })
-}
-
-/// Of packs from the newest to the oldest, the last bytes of each tenant are taken for unsynced.
-fn doubt_newest(unread: &mut [Unread]) {
-    let mut left: HashMap<TenantId, u64> = HashMap::new();
-    for pack in unread {
-        let left = left.entry(pack.pack.tenant).or_insert(AGAIN);
-        let doubted = pack.length.min(*left);
-        pack.unsynced = pack.length - doubted;
-        *left -= doubted;
-    }
-}
-
-/// Reads a pack's header. The inner error says in words why the pack cannot be used.
-pub fn open_pack_header<V: Volume + ?Sized>(
-    volume: &V,
-    vault: VaultId,
-    pack: PackId,
-) -> Result<Result<PackHeader, String>, StoreError> {
-    let mut bytes = vec![0; FIRST_ENTRY as usize];
-    let read = match volume.read_at(pack, 0, &mut bytes) {
-        Ok(filled) => {
-            bytes.truncate(filled);
-            Ok(bytes.into())
-        }
-        // A bad sector under one copy must not take the other along.
-        Err(_) => read_salvaging(volume, pack, 0, FIRST_ENTRY as usize).map(|(bytes, _)| bytes),
-    };
-    let bytes: bytes::Bytes = match read {
-        Ok(bytes) => bytes,
-        Err(error) => return Ok(Err(format!("it cannot be read: {error}"))),
-    };
-    let Some((header, both)) = PackHeader::decode(&bytes) else {
-        return Ok(Err("both copies of its header are damaged".into()));
-    };
-    if header.version > PACK_VERSION {
-        return Err(StoreError::Newer {
-            found: header.version,
-            known: PACK_VERSION,
-        });
-    }
-    if header.vault != vault {
-        return Ok(Err(format!("it is of vault {}", header.vault)));
-    }
-    if header.pack != pack {
-        return Ok(Err(format!("its header names it {}", header.pack)));
-    }
-    if !both {
-        tracing::warn!(%pack, "one copy of the pack's header is damaged");
-    }
-    Ok(Ok(header))
 }

@@ -14,19 +14,23 @@ use crate::record::Record;
 use crate::volume::simulated::{Fault, SimulatedDisk};
 use crate::volume::{PackId, Volume};
 
-struct Packs {
-    disk: Arc<SimulatedDisk>,
+pub(super) struct Packs {
+    pub(super) disk: Arc<SimulatedDisk>,
     vault: VaultId,
-    tenant: TenantId,
+    pub(super) tenant: TenantId,
     ids: Vec<ChunkId>,
-    dir: tempfile::TempDir,
+    pub(super) dir: tempfile::TempDir,
 }
 
 impl Packs {
     /// Five packs of eight chunks of 1000 bytes.
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
+        Self::with_disk(1)
+    }
+
+    pub(super) fn with_disk(seed: u64) -> Self {
         let mut this = Self {
-            disk: Arc::new(SimulatedDisk::new(1)),
+            disk: Arc::new(SimulatedDisk::new(seed)),
             vault: VaultId::random(),
             tenant: TenantId::random(),
             ids: Vec::new(),
@@ -43,18 +47,21 @@ impl Packs {
         this
     }
 
-    fn open(&self, catalogue: &str) -> Result<(Ledger<SimulatedDisk>, Vec<Finding>), StoreError> {
+    pub(super) fn open(
+        &self,
+        catalogue: &str,
+    ) -> Result<(Ledger<SimulatedDisk>, Vec<Finding>), StoreError> {
         let path: &Path = self.dir.path();
         let (catalogue, fresh) = Catalogue::open(&path.join(catalogue))?;
         Ledger::open(self.disk.clone(), self.vault, catalogue, fresh)
     }
 
-    fn pack(&self, number: u32) -> PackId {
+    pub(super) fn pack(&self, number: u32) -> PackId {
         let tenant = self.tenant;
         PackId { tenant, number }
     }
 
-    fn found(&self, ledger: &Ledger<SimulatedDisk>) -> usize {
+    pub(super) fn found(&self, ledger: &Ledger<SimulatedDisk>) -> usize {
         let found = ledger.catalogue().locate(self.tenant, &self.ids).unwrap();
         found.iter().flatten().count()
     }

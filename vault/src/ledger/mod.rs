@@ -3,8 +3,9 @@
 //! Each step is a function here, called in this order by [`Ledger::append`]:
 //!
 //! 1. `write_entries`: entries go to the end of the tenant's newest
-//!    pack, or of new ones.
-//! 2. `make_durable`: `fdatasync` of each pack written. (A new pack's
+//!    pack, or of new ones. A full pack is synced before the next one begins, so that a crash
+//!    leaves unfinished bytes in the last pack only.
+//! 2. `make_durable`: `fdatasync` of the last pack written. (A new pack's
 //!    header and name were made durable when it was begun.)
 //! 3. `catalogue_entries`: one transaction, not synced.
 //! 4. The caller answers.
@@ -24,11 +25,15 @@
 mod catch_up;
 #[cfg(test)]
 mod catch_up_test;
+#[cfg(test)]
+mod damage_test;
 mod deletion;
 #[cfg(test)]
 mod deletion_test;
 mod doubt;
 mod evidence;
+mod finding;
+mod looking;
 mod mend;
 mod reading;
 mod rewrite;
@@ -39,15 +44,16 @@ use std::sync::Arc;
 use relevo_wire::manifest::PublicManifest;
 use relevo_wire::{ChunkId, TenantId, VaultId};
 
-use crate::catalogue::{Catalogue, Located, Placed};
+use crate::catalogue::{Catalogue, End, Located, Placed};
 use crate::clock::{BootClock, KernelBootClock, VaultClock, VaultTime};
 use crate::error::StoreError;
 use crate::pack::{FIRST_ENTRY, PackHeader, ROLL_AT, entry_size, push_entry};
 use crate::record::Record;
 use crate::volume::{PackId, Volume};
 
-pub use catch_up::{Finding, open_pack_header};
 pub use deletion::{Deleted, Deletion, Kept, remaining};
+pub use finding::Finding;
+pub use looking::open_pack_header;
 pub use mend::Cover;
 pub use rewrite::take_away;
 
@@ -90,6 +96,8 @@ struct Written<'a> {
     from: u64,
     to: u64,
     records: Vec<Placed<'a>>,
+    /// The last of them.
+    end: Option<End>,
 }
 
 impl<V: Volume> Ledger<V> {
@@ -194,7 +202,10 @@ impl<V: Volume> Ledger<V> {
         let mut written = Vec::new();
         let done = self
             .write_entries(tenant, fresh, &mut written)
-            .and_then(|()| self.make_durable(tenant, &written));
+            .and_then(|()| match written.last() {
+                Some(last) => self.make_durable(last),
+                None => Ok(()),
+            });
         if let Err(error) = done {
             self.take_back(&written);
             return Err(error);
@@ -285,13 +296,14 @@ impl<V: Volume> Ledger<V> {
             if full || written.is_empty() {
                 if let Some(last) = written.last() {
                     self.flush(last, &mut buffer)?;
+                    self.make_durable(last)?;
                 }
                 written.push(self.next_pack(tenant, full)?);
             }
             let Some(pack) = written.last_mut() else {
                 continue;
             };
-            let base = pack.to - buffer.len() as u64;
+            let (base, begin) = (pack.to - buffer.len() as u64, buffer.len());
             pack.records.push(Placed {
                 offset: pack.to,
                 record,
@@ -304,6 +316,7 @@ impl<V: Volume> Ledger<V> {
                 *id,
                 body,
             );
+            pack.end = End::of(pack.to, &buffer[begin..]);
             pack.to = base + buffer.len() as u64;
             if buffer.len() >= WRITE_PIECE {
                 self.flush(pack, &mut buffer)?;
@@ -338,6 +351,7 @@ impl<V: Volume> Ledger<V> {
             from: active.length,
             to: active.length,
             records: Vec::new(),
+            end: None,
         })
     }
 
@@ -369,20 +383,13 @@ impl<V: Volume> Ledger<V> {
     }
 
     /// Step 2.
-    fn make_durable(
-        &mut self,
-        tenant: TenantId,
-        written: &[Written<'_>],
-    ) -> Result<(), StoreError> {
-        for pack in written {
-            let id = pack.header.pack;
-            if let Err(error) = self.volume.sync(id) {
-                // Nothing is known of this pack's pages any more: go on in a new one.
-                self.active.remove(&tenant);
-                return Err(StoreError::io(format_args!("sync pack {id}"), &error));
-            }
-        }
-        Ok(())
+    fn make_durable(&mut self, pack: &Written<'_>) -> Result<(), StoreError> {
+        let id = pack.header.pack;
+        self.volume.sync(id).map_err(|error| {
+            // Nothing is known of this pack's pages any more: go on in a new one.
+            self.active.remove(&id.tenant);
+            StoreError::io(format_args!("sync pack {id}"), &error)
+        })
     }
 
     /// Undoes a batch that failed; when even that fails, the store must not go on.
@@ -409,6 +416,9 @@ impl<V: Volume> Ledger<V> {
         let done = self.catalogue.transaction(|catalogue| {
             for pack in written {
                 catalogue.take(pack.header.pack, pack.to, &pack.records)?;
+                if let Some(end) = pack.end {
+                    catalogue.set_end(pack.header.pack, end)?;
+                }
             }
             Ok::<_, StoreError>(())
         });

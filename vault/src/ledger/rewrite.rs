@@ -49,7 +49,8 @@ impl<V: Volume> Ledger<V> {
         Ok(answers.iter().map(|appended| appended.bytes).sum())
     }
 
-    /// Takes a pack away, all entries of which were carried over or are dead.
+    /// Takes a pack away, all entries of which were carried over or are dead, or which is lost
+    /// and not missed.
     pub fn retire(&mut self, pack: PackId) -> Result<(), StoreError> {
         self.make_ready()?;
         self.refuse_newest(pack)?;
@@ -83,11 +84,13 @@ impl<V: Volume> Ledger<V> {
             .transaction(|c| c.remove_unreferenced(tenant, before, floor, gone))
     }
 
-    /// The newest pack takes what others lose: it is never emptied itself.
+    /// The pack that takes what others lose is never emptied itself.
     fn refuse_newest(&self, pack: PackId) -> Result<(), StoreError> {
-        match self.highest.get(&pack.tenant) {
-            Some(&highest) if highest > pack.number => Ok(()),
-            _ => Err(StoreError::Storage(format!(
+        let active = self.active.get(&pack.tenant);
+        match active.is_some_and(|active| active.header.pack == pack) {
+            // One that takes no more is followed by another with the next entry.
+            false => Ok(()),
+            true => Err(StoreError::Storage(format!(
                 "pack {pack} is its tenant's newest and is not rewritten"
             ))),
         }
