@@ -1,11 +1,11 @@
 //! What collection takes, what it leaves, what it costs.
 #![allow(clippy::unwrap_used)]
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use relevo_wire::chunk::{CheckedChunk, Chunk, Compressor};
@@ -31,6 +31,8 @@ const ROLL_AT: u64 = 40 * 1024;
 struct Counted {
     disk: SimulatedDisk,
     reads: AtomicU64,
+    /// Files that cannot be taken away.
+    stuck: Mutex<HashSet<FileId>>,
 }
 
 impl Volume for Counted {
@@ -57,6 +59,10 @@ impl Volume for Counted {
         self.disk.sync(file)
     }
     fn remove(&self, file: impl Into<FileId>) -> io::Result<()> {
+        let file = file.into();
+        if self.stuck.lock().unwrap().contains(&file) {
+            return Err(io::Error::other("stuck"));
+        }
         self.disk.remove(file)
     }
     fn rename(&self, from: impl Into<FileId>, to: impl Into<FileId>) -> io::Result<()> {
@@ -89,6 +95,7 @@ impl Lab {
         let disk = Arc::new(Counted {
             disk: SimulatedDisk::new(seed),
             reads: AtomicU64::new(0),
+            stuck: Mutex::default(),
         });
         let vault = VaultId::random();
         let path = dir.path().join("catalogue.sqlite");
@@ -419,6 +426,51 @@ fn a_damaged_pack_is_left_alone_and_named() {
 }
 
 /// All that a catalogue says of chunks and packs.
+/// Guards everybody's space against one file that cannot be taken away: it is named, the other
+/// packs and tenants are collected, and the next collection takes it away.
+#[test]
+fn what_fails_is_named_and_ends_no_collection() {
+    let lab = Lab::new(7);
+    let others = [lab.tenant(), TenantId::random()];
+    for tenant in others {
+        for name in 0..200u64 {
+            let mut bytes = vec![1; 1000];
+            bytes[1..9].copy_from_slice(&name.to_le_bytes());
+            let records = vec![Record::Chunk(CheckedChunk::of(bytes.into()))];
+            lab.store.append_blocking(tenant, records).unwrap();
+        }
+    }
+    let packs_of = |tenant: TenantId| {
+        let mut packs = lab.disk.list().unwrap();
+        packs.retain(|pack| pack.tenant == tenant);
+        packs.sort_unstable();
+        packs
+    };
+    // Of each tenant, whoever comes first.
+    let stuck = others.map(|tenant| packs_of(tenant)[0]);
+    assert!(packs_of(others[0]).len() > 3);
+    lab.disk
+        .stuck
+        .lock()
+        .unwrap()
+        .extend(stuck.map(FileId::from));
+    let report = lab.collect();
+    assert_eq!(report.failures.len(), 2, "{report:?}");
+    for (tenant, stuck) in others.into_iter().zip(stuck) {
+        let named = |failure: &String| failure.contains(&stuck.to_string());
+        assert!(report.failures.iter().any(named), "{report:?}");
+        assert_eq!(packs_of(tenant).len(), 2, "the stuck one and the newest");
+    }
+    assert!(super::text(&report).contains("failed: "));
+    lab.disk.stuck.lock().unwrap().clear();
+    let report = lab.collect();
+    assert!(
+        report.failures.is_empty() && report.bytes_freed > 0,
+        "{report:?}"
+    );
+    assert!(others.iter().all(|tenant| packs_of(*tenant).len() == 1));
+}
+
 fn facts(store: &Store<Counted>, tenant: TenantId, ids: &[ChunkId]) -> String {
     let states = store.read(|c| c.states(tenant, ids)).unwrap();
     let of: BTreeMap<ChunkId, String> = ids

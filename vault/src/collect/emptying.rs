@@ -7,8 +7,8 @@ use bytes::Bytes;
 
 use relevo_wire::{ChunkId, TenantId};
 
-use super::Rule;
 use super::report::Report;
+use super::{Rule, ends_all};
 use crate::catalogue::PackUse;
 use crate::error::StoreError;
 use crate::ledger::{open_pack_header, take_away};
@@ -43,17 +43,54 @@ pub(super) fn empty<V: Volume>(
         };
         let number = used.number;
         let pack = PackId { tenant, number };
-        match empty_one(store, pack, used.length, report)? {
-            Emptied::Whole => {
+        match empty_one(store, pack, used.length, report).and_then(|emptied| {
+            if let Emptied::Whole = emptied {
                 store.in_writer(move |ledger| ledger.retire(pack))?;
-                take_away(&**store.volume(), store.vault(), pack)?;
-                report.packs_retired += 1;
-                report.bytes_freed += used.length;
             }
-            Emptied::LeftAlone(reason) => {
+            Ok(emptied)
+        }) {
+            Ok(Emptied::Whole) => {
+                report.packs_retired += 1;
+                match take_away(&**store.volume(), store.vault(), pack) {
+                    Ok(()) => report.bytes_freed += used.length,
+                    Err(error) => report.fail(format_args!("pack {pack}"), &error),
+                }
+            }
+            Ok(Emptied::LeftAlone(reason)) => {
                 left_alone.insert(number);
                 report.damage.push(format!("pack {pack}: {reason}"));
             }
+            Err(error) if ends_all(&error) => return Err(error),
+            Err(error) => {
+                left_alone.insert(number);
+                report.fail(format_args!("pack {pack}"), &error);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Takes files away that an earlier collection could not, though their packs are retired.
+pub(super) fn take_away_retired<V: Volume>(
+    store: &Store<V>,
+    report: &mut Report,
+) -> Result<(), StoreError> {
+    let retired: HashSet<PackId> = store.read(|c| c.retired())?.into_iter().collect();
+    let mut there = match store.volume().list() {
+        Ok(there) => there,
+        Err(error) => {
+            let error = StoreError::io("list the packs", &error);
+            report.fail("retired packs", &error);
+            return Ok(());
+        }
+    };
+    there.retain(|pack| retired.contains(pack));
+    there.sort_unstable();
+    for pack in there {
+        let length = store.volume().length(pack).unwrap_or(0);
+        match take_away(&**store.volume(), store.vault(), pack) {
+            Ok(()) => report.bytes_freed += length,
+            Err(error) => report.fail(format_args!("pack {pack}"), &error),
         }
     }
     Ok(())

@@ -89,19 +89,41 @@ pub fn collect<V: Volume>(
         dry_run: rule.dry_run,
         ..Report::default()
     };
+    if !rule.dry_run {
+        emptying::take_away_retired(store, &mut report)?;
+    }
     for tenant in store.read(|c| c.tenants())? {
         if stop.load(Ordering::Relaxed) {
             break;
         }
-        if rule.dry_run {
-            foresight::foresee(store, tenant, rule, &mut report)?;
-            continue;
+        // One tenant's trouble is no other's.
+        match collect_tenant(store, tenant, rule, stop, &mut report) {
+            Ok(()) => {}
+            Err(error) if ends_all(&error) => return Err(error),
+            Err(error) => report.fail(format_args!("tenant {tenant}"), &error),
         }
-        if removal::may_remove(store, tenant, rule, &mut report)? {
-            removal::remove(store, tenant, rule, stop, &mut report)?;
-        }
-        report.waiting += store.read(|c| c.count_unreferenced(tenant))?;
-        emptying::empty(store, tenant, rule, stop, &mut report)?;
     }
     Ok(report)
+}
+
+fn collect_tenant<V: Volume>(
+    store: &Store<V>,
+    tenant: TenantId,
+    rule: &Rule,
+    stop: &AtomicBool,
+    report: &mut Report,
+) -> Result<(), StoreError> {
+    if rule.dry_run {
+        return foresight::foresee(store, tenant, rule, report);
+    }
+    if removal::may_remove(store, tenant, rule, report)? {
+        removal::remove(store, tenant, rule, stop, report)?;
+    }
+    report.waiting += store.read(|c| c.count_unreferenced(tenant))?;
+    emptying::empty(store, tenant, rule, stop, report)
+}
+
+/// True when nothing else can be done either.
+fn ends_all(error: &StoreError) -> bool {
+    matches!(error, StoreError::Stopped | StoreError::ReadOnly(_))
 }

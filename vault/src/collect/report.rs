@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use relevo_wire::TenantId;
 
+use crate::error::StoreError;
 use crate::images::bytes;
 
 /// What a collection did; of a dry run, what it would do.
@@ -30,6 +31,16 @@ pub struct Report {
     pub held_back: Vec<HeldBack>,
     /// What could not be read, and is left as it is.
     pub damage: Vec<String>,
+    /// What failed; the rest was collected all the same, and this is tried again next time.
+    pub failures: Vec<String>,
+}
+
+impl Report {
+    pub(super) fn fail(&mut self, what: impl std::fmt::Display, error: &StoreError) {
+        let failure = format!("{what}: {error}");
+        tracing::error!(failure, remedy = error.remedy(), "not collected");
+        self.failures.push(failure);
+    }
 }
 
 /// A tenant of which nothing is removed.
@@ -79,6 +90,12 @@ pub fn text(report: &Report) -> String {
         let _ = writeln!(
             text,
             "damage, left as it is: {damage}\n  remedy: run 'relevo-vault verify'"
+        );
+    }
+    for failure in &report.failures {
+        let _ = writeln!(
+            text,
+            "failed: {failure}\n  remedy: see the vault's log; the next collection tries it again"
         );
     }
     text
