@@ -2,14 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use relevo_wire::{TenantId, Timestamp};
+use relevo_wire::TenantId;
 
 use super::{Healed, Healer, id};
 use crate::error::StoreError;
-use crate::ledger::{Cover, open_pack_header};
+use crate::ledger::{Cover, open_pack_header, take_away};
 use crate::pack::ENTRY_HEADER;
 use crate::parity;
-use crate::record::{Record, RetiredRecord};
 use crate::volume::{PackId, Volume};
 
 impl<V: Volume> Healer<'_, V> {
@@ -83,21 +82,14 @@ impl<V: Volume> Healer<'_, V> {
         if open_pack_header(&**volume, self.vault, pack)?.is_ok() {
             return Ok(());
         }
-        let left = self.store.read(|c| c.entries_within(pack, 0..u64::MAX))?;
-        if !left.is_empty() {
+        if !self.store.read(|c| c.is_empty_pack(pack))? {
             return Ok(());
         }
-        let record = Record::Retired(RetiredRecord {
-            pack: pack.number,
-            retired: Timestamp::now(),
-        });
-        self.store
-            .in_writer(move |ledger| ledger.store_again(pack.tenant, &[record]))?;
-        parity::before_retire(&**volume, self.vault, pack)?;
-        volume
-            .remove(pack)
-            .and_then(|()| volume.sync_directory(pack.tenant))
-            .map_err(|e| StoreError::io(format_args!("drop pack {pack}"), &e))?;
+        self.store.in_writer(move |ledger| {
+            ledger.set_aside(pack);
+            ledger.retire(pack)
+        })?;
+        take_away(&**volume, self.vault, pack)?;
         for loss in self.losses(pack.tenant)? {
             if loss.pack == pack.number && loss.id.is_none() {
                 self.clear(pack, loss.offset)?;

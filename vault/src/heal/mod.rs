@@ -62,40 +62,53 @@ pub struct Healer<'a, V> {
 }
 
 impl<V: Volume> Healer<'_, V> {
-    /// Works the list off, in the order that the module's page gives.
+    /// Works the list off, tenant by tenant.
     pub fn heal(&self) -> Result<Healed, StoreError> {
         static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
         let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         let mut healed = Healed::default();
-        self.lost_parity()?;
+        let dropped = self.lost_parity();
+        told(dropped, "parity whose header is lost", &mut healed)?;
         for tenant in self.store.read(|c| c.tenants())? {
-            if self.losses(tenant)?.is_empty() {
-                continue;
-            }
-            self.by_parity(tenant, &mut healed)?;
-            self.look_again(tenant, &mut healed)?;
-            self.chunks_from_elsewhere(tenant, &mut healed)?;
-            let known = self.records_again(tenant, &mut healed)?;
-            self.forget(tenant, &mut healed)?;
-            self.cover(tenant, &known, &mut healed)?;
-            for loss in self.open(tenant)? {
-                let pack = id(tenant, loss.pack);
-                healed.left.push(Left {
-                    pack: pack.to_string(),
-                    offset: loss.offset,
-                    length: loss.length,
-                    chunk: loss.id.map(|id| id.to_string()),
-                });
-            }
+            let done = self.heal_tenant(tenant, &mut healed);
+            told(done, &format!("tenant {tenant}"), &mut healed)?;
         }
         Ok(healed)
+    }
+
+    fn heal_tenant(&self, tenant: TenantId, healed: &mut Healed) -> Result<(), StoreError> {
+        if self.losses(tenant)?.is_empty() {
+            return Ok(());
+        }
+        let steps = self.take_steps(tenant, healed);
+        for loss in self.open(tenant)? {
+            let pack = id(tenant, loss.pack);
+            healed.left.push(Left {
+                pack: pack.to_string(),
+                offset: loss.offset,
+                length: loss.length,
+                chunk: loss.id.map(|id| id.to_string()),
+            });
+        }
+        steps
+    }
+
+    /// The order that the module's page gives.
+    fn take_steps(&self, tenant: TenantId, healed: &mut Healed) -> Result<(), StoreError> {
+        self.by_parity(tenant, healed)?;
+        self.look_again(tenant, healed)?;
+        self.chunks_from_elsewhere(tenant, healed)?;
+        let known = self.records_again(tenant, healed)?;
+        self.forget(tenant, healed)?;
+        self.cover(tenant, &known, healed)
     }
 
     /// Only covers what is stored elsewhere by now. Cheap: for every now and then.
     pub fn cover_stored_again(&self) -> Result<Healed, StoreError> {
         let mut healed = Healed::default();
         for tenant in self.store.read(|c| c.tenants())? {
-            self.cover(tenant, &BTreeSet::new(), &mut healed)?;
+            let covered = self.cover(tenant, &BTreeSet::new(), &mut healed);
+            told(covered, &format!("tenant {tenant}"), &mut healed)?;
         }
         Ok(healed)
     }
@@ -137,8 +150,9 @@ impl<V: Volume> Healer<'_, V> {
                     0 => 0..group.columns,
                     length => {
                         let block = BLOCK as u64;
-                        let (first, last) = (loss.offset / block, (loss.offset + length) / block);
-                        first as u32..last as u32 + 1
+                        let column = |at: u64| (at / block).min(group.columns.into()) as u32;
+                        let behind = loss.offset.saturating_add(length).saturating_add(block);
+                        column(loss.offset)..column(behind)
                     }
                 })
                 .collect();
@@ -361,6 +375,19 @@ impl<V: Volume> Healer<'_, V> {
                 as u64;
         }
         Ok(())
+    }
+}
+
+/// One tenant's trouble is told, and is no other's; unless nothing more can be written.
+fn told(done: Result<(), StoreError>, what: &str, healed: &mut Healed) -> Result<(), StoreError> {
+    match done {
+        Err(error @ (StoreError::Stopped | StoreError::ReadOnly(_))) => Err(error),
+        Err(error) => {
+            tracing::error!(what, %error, remedy = error.remedy(), "not healed");
+            healed.failures.push(format!("{what}: {error}"));
+            Ok(())
+        }
+        Ok(()) => Ok(()),
     }
 }
 
