@@ -23,6 +23,8 @@
 //! up to its length in the header, filled up with zeros; of an empty slot all are zeros and the
 //! checksums too.
 
+use std::collections::BTreeSet;
+
 use relevo_wire::{TenantId, VaultId};
 
 use crate::volume::{FileId, FileKind, PackId};
@@ -39,6 +41,13 @@ pub(super) const SECOND_COPY: u64 = 8192;
 pub(super) const TABLE: u64 = 16384;
 const FIXED: usize = 64;
 const SUM: usize = 16;
+const SLOT: usize = 16;
+/// Slots for which one copy of the header has room.
+const MAX_SLOTS: usize = (SECOND_COPY as usize - FIXED - 32) / SLOT;
+/// More parity than any settings ask for. A column of as many blocks is held in memory.
+const MAX_PARITY: usize = 256;
+/// Columns of packs of 4 GiB, far above all that are written: no arithmetic with these overflows.
+const MAX_COLUMNS: u32 = 1 << 16;
 
 /// A block's checksum.
 pub(super) type Checksum = [u8; SUM];
@@ -186,7 +195,10 @@ impl Group {
         }
         let word = |at: usize| Some(u32::from_le_bytes(array(bytes, at)?));
         let data = usize::from(u16::from_le_bytes(array(bytes, 48)?));
-        let length = FIXED + 16 * data;
+        if data > MAX_SLOTS {
+            return None;
+        }
+        let length = FIXED + SLOT * data;
         let content = bytes.get(..length)?;
         if blake3::hash(content).as_bytes() != bytes.get(length..length + 32)? {
             return None;
@@ -196,18 +208,30 @@ impl Group {
             return Some(Err(HeaderError::Newer(version)));
         }
         let slots = (0..data).map(|slot| {
-            let at = FIXED + 16 * slot;
+            let at = FIXED + SLOT * slot;
             let (pack, length) = (word(at)?, u64::from_le_bytes(array(bytes, at + 8)?));
             Some((pack != 0).then_some(Member { pack, length }))
         });
-        Some(Ok(Self {
+        let group = Self {
             number: word(12)?,
             vault: VaultId::from_bytes(array(bytes, 16)?),
             tenant: TenantId::from_bytes(array(bytes, 32)?),
             slots: slots.collect::<Option<_>>()?,
             parity: usize::from(u16::from_le_bytes(array(bytes, 50)?)),
             columns: word(56)?,
-        }))
+        };
+        group.is_sound().then_some(Ok(group))
+    }
+
+    /// Whether a group can be as its header says: a checksum keeps nobody from writing another.
+    fn is_sound(&self) -> bool {
+        let packs: BTreeSet<u32> = self.slots.iter().flatten().map(|m| m.pack).collect();
+        let room = u64::from(self.columns) * BLOCK as u64;
+        !self.slots.is_empty()
+            && (1..=MAX_PARITY).contains(&self.parity)
+            && self.columns <= MAX_COLUMNS
+            && packs.len() == self.occupied()
+            && self.slots.iter().flatten().all(|m| m.length <= room)
     }
 
     /// Bytes of a row of the table.
@@ -300,4 +324,78 @@ fn row_sum(column: u32, content: &[u8]) -> Checksum {
 
 fn array<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
     bytes.get(at..at + N)?.try_into().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use proptest::prelude::*;
+
+    fn group() -> Group {
+        let member = |pack| Member {
+            pack,
+            length: 100_000 * u64::from(pack),
+        };
+        let slots = vec![Some(member(1)), None, Some(member(3)), Some(member(4))];
+        Group::new(VaultId::random(), TenantId::random(), 5, slots, 2)
+    }
+
+    /// A field of the header with what it is said to be.
+    fn lie() -> impl Strategy<Value = (usize, Vec<u8>)> {
+        let number = prop_oneof![
+            any::<u64>(),
+            Just(u64::MAX),
+            (0u32..64).prop_map(|bit| 1 << bit),
+            0u64..1000,
+        ];
+        let place = prop_oneof![
+            Just((48, 2)),
+            Just((50, 2)),
+            Just((56, 4)),
+            (0usize..128, 1usize..=8).prop_map(|p| p)
+        ];
+        (place, number)
+            .prop_map(|((at, length), number)| (at, number.to_le_bytes()[..length].to_vec()))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        /// Guards the vault against headers that somebody made up, checksum and all: they name
+        /// no place that cannot be computed, and no more memory than a group takes.
+        #[test]
+        fn made_up_headers_are_refused_or_harmless(
+            lies in proptest::collection::vec(lie(), 1..4),
+            grown in 0usize..3,
+        ) {
+            let mut bytes = group().encode();
+            for (at, lie) in &lies {
+                bytes[*at..at + lie.len()].copy_from_slice(lie);
+            }
+            let data = usize::from(u16::from_le_bytes([bytes[48], bytes[49]]));
+            bytes.resize(TABLE as usize * (1 + grown), 7);
+            let length = FIXED + SLOT * data;
+            if length + 32 <= bytes.len() {
+                let sum = blake3::hash(&bytes[..length]);
+                bytes[length..length + 32].copy_from_slice(sum.as_bytes());
+            }
+            // The second copy is no witness here.
+            if length + 32 <= SECOND_COPY as usize {
+                bytes[SECOND_COPY as usize..].fill(0);
+            }
+            if let Ok((group, _)) = Group::decode(&bytes) {
+                prop_assert!(group.slots.len() <= MAX_SLOTS && group.parity <= MAX_PARITY);
+                prop_assert!(group.row_length() < 16 * 1024);
+                let parity = u64::from(group.columns) * (group.parity * BLOCK) as u64;
+                prop_assert!(group.file_length() > parity);
+                prop_assert!(group.file_length() < 1 << 45);
+                for slot in 0..group.slots.len() {
+                    prop_assert_eq!(group.block_length(slot, group.columns), 0);
+                }
+                let again = group.encode();
+                prop_assert_eq!(Group::decode(&again), Ok((group, true)));
+            }
+        }
+    }
 }
