@@ -9,6 +9,7 @@ mod chunks;
 mod ends;
 mod governance;
 mod healing;
+mod index_damage;
 mod keeping;
 mod listing;
 mod losses;
