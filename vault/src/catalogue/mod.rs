@@ -13,6 +13,7 @@ mod index_damage;
 mod keeping;
 mod listing;
 mod losses;
+mod merging;
 mod people;
 mod references;
 mod removal;

@@ -13,19 +13,17 @@ use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
 
 use rusqlite::params;
 
 use relevo_wire::TenantId;
 
 use super::Catalogue;
+use super::merging::Merger;
 use crate::error::StoreError;
 use crate::index::segment::segment_path;
-use crate::index::{Change, IndexError, Segment, SegmentWriter, State, merge, run_to_merge};
+use crate::index::{Change, IndexError, Segment, SegmentWriter, State};
 
 /// Recent rows of a tenant that are settled. Few in unit tests, so that they meet it.
 const SETTLE_AT: u64 = match cfg!(test) {
@@ -47,7 +45,7 @@ const SETTLE_ALL: u64 = 8;
 
 /// A catalogue's segments, for all connections to it in this process.
 pub struct OpenSegments {
-    index: PathBuf,
+    pub(super) index: PathBuf,
     state: Mutex<Open>,
 }
 
@@ -84,7 +82,7 @@ impl OpenSegments {
         Ok(segment)
     }
 
-    fn add(&self, segment: Arc<Segment>) {
+    pub(super) fn add(&self, segment: Arc<Segment>) {
         let key = (segment.tenant(), segment.number());
         self.state().segments.insert(key, segment);
     }
@@ -102,7 +100,7 @@ impl OpenSegments {
         });
     }
 
-    fn remove(&self, segment: &Segment) {
+    pub(super) fn remove(&self, segment: &Segment) {
         let key = (segment.tenant(), segment.number());
         self.state().segments.remove(&key);
         if let Err(error) = fs::remove_file(segment.path()) {
@@ -112,7 +110,7 @@ impl OpenSegments {
     }
 
     /// A number that no file has.
-    fn next_number(&self) -> Result<u64, StoreError> {
+    pub(super) fn next_number(&self) -> Result<u64, StoreError> {
         let mut state = self.state();
         if state.highest == 0 {
             state.highest = highest(&self.files()?);
@@ -175,33 +173,6 @@ pub(super) struct Writing {
     merger: Merger,
 }
 
-/// The thread that merges. Dropped, it is told to stop, and waited for.
-struct Merger {
-    stop: Arc<AtomicBool>,
-    wake: Option<SyncSender<()>>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Merger {
-    fn wake(&self) {
-        if let Some(wake) = &self.wake {
-            // Full: it will look again anyway.
-            let _ = wake.try_send(());
-        }
-    }
-}
-
-impl Drop for Merger {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        self.wake.take();
-        if let Some(thread) = self.thread.take() {
-            // Its panic, if any, was reported by the panic hook.
-            let _ = thread.join();
-        }
-    }
-}
-
 impl Catalogue {
     /// From now on this connection settles and merges. Only the process that holds the vault's
     /// lock may ask for it, once. Opens all segments, so that damage is found now.
@@ -215,18 +186,7 @@ impl Catalogue {
             self.consistently(|this| this.layers(tenant))?;
             rows.insert(tenant, self.count_recent(tenant)?);
         }
-        let stop = Arc::new(AtomicBool::new(false));
-        let (wake, woken) = sync_channel(1);
-        let thread = std::thread::Builder::new().name("relevo-index".into());
-        let (path, segments, told) = (self.path.clone(), self.segments.clone(), stop.clone());
-        let thread = thread
-            .spawn(move || merge_when_woken(&path, &segments, &told, &woken))
-            .map_err(|e| StoreError::io("start merging the index", &e))?;
-        let merger = Merger {
-            stop,
-            wake: Some(wake),
-            thread: Some(thread),
-        };
+        let merger = Merger::start(&self.path, &self.segments)?;
         merger.wake();
         self.writing.replace(Some(Writing {
             rows,
@@ -363,98 +323,17 @@ impl Catalogue {
         Ok(())
     }
 
-    fn name_segment(&self, tenant: i64, segment: &Segment, layer: i64) -> Result<(), StoreError> {
+    pub(super) fn name_segment(
+        &self,
+        tenant: i64,
+        segment: &Segment,
+        layer: i64,
+    ) -> Result<(), StoreError> {
         self.db
             .prepare_cached("INSERT INTO segments VALUES (?1, ?2, ?3)")?
             .execute(params![tenant, segment.number() as i64, layer])?;
         Ok(())
     }
-
-    /// Merges one run of a tenant's segments; false when there is none.
-    fn merge_some(&self, tenant: i64, abandon: &AtomicBool) -> Result<bool, StoreError> {
-        let layers = self.consistently(|this| this.layers(tenant))?.0;
-        let records: Vec<u64> = layers.iter().map(|segment| segment.records()).collect();
-        let run = run_to_merge(&records);
-        let Some(newest) = layers.first().filter(|_| run > 0) else {
-            return Ok(false);
-        };
-        let merged = &layers[..run];
-        let number = self.segments.next_number()?;
-        let oldest = run == layers.len();
-        let index = &self.segments.index;
-        let made = merge(index, newest.tenant(), number, merged, oldest, abandon)?;
-        let made = made.map(Arc::new);
-        if let Some(made) = &made {
-            self.segments.add(made.clone());
-        }
-        let swapped = self.in_one_transaction(|this| {
-            let mut layer = 0;
-            for segment in merged {
-                let row: i64 = this
-                    .db
-                    .prepare_cached(
-                        "DELETE FROM segments WHERE tenant = ?1 AND number = ?2 RETURNING layer",
-                    )?
-                    .query_row(params![tenant, segment.number() as i64], |row| row.get(0))?;
-                layer = row.max(layer);
-            }
-            match &made {
-                Some(made) => this.name_segment(tenant, made, layer),
-                None => Ok(()),
-            }
-        });
-        match swapped {
-            Ok(()) => merged.iter().for_each(|old| self.segments.remove(old)),
-            Err(_) => made.iter().for_each(|new| self.segments.remove(new)),
-        }
-        swapped.map(|()| true)
-    }
-}
-
-fn merge_when_woken(
-    path: &Path,
-    segments: &Arc<OpenSegments>,
-    stop: &AtomicBool,
-    woken: &Receiver<()>,
-) {
-    while woken.recv().is_ok() && !stop.load(Ordering::Relaxed) {
-        if let Err(error) = merge_all(path, segments, stop)
-            && !stop.load(Ordering::Relaxed)
-        {
-            tracing::warn!(%error, "segments of the index could not be merged");
-            note_damage(path, segments, &error);
-        }
-    }
-}
-
-/// Has damage that merging met mended at the next start.
-fn note_damage(path: &Path, segments: &Arc<OpenSegments>, error: &StoreError) {
-    if matches!(error, StoreError::Index(_)) {
-        let opened = Catalogue::open_sharing(path, segments.clone());
-        if let Err(error) = opened.and_then(|(catalogue, _)| catalogue.note_index_damage()) {
-            tracing::error!(%error, "the damage could not be noted: run 'relevo-vault rebuild'");
-        }
-    }
-}
-
-fn merge_all(
-    path: &Path,
-    segments: &Arc<OpenSegments>,
-    stop: &AtomicBool,
-) -> Result<(), StoreError> {
-    let (catalogue, _) = Catalogue::open_sharing(path, segments.clone())?;
-    // What was merged is removed only when the catalogue cannot go back to before.
-    catalogue.db.pragma_update(None, "synchronous", "FULL")?;
-    let mut query = catalogue
-        .db
-        .prepare("SELECT DISTINCT tenant FROM segments")?;
-    let tenants: Vec<i64> = query
-        .query_map([], |row| row.get(0))?
-        .collect::<Result<_, _>>()?;
-    for tenant in tenants {
-        while !stop.load(Ordering::Relaxed) && catalogue.merge_some(tenant, stop)? {}
-    }
-    Ok(())
 }
 
 /// Of a connection that may write.

@@ -4,69 +4,17 @@
 //! what there is, from which the text for Prometheus and the facts of `status` are made. A
 //! counter begins at zero with the process. The handbook explains each.
 
+mod exposition;
 mod http;
-
-use std::fmt::Write;
-use std::sync::atomic::{AtomicU64, Ordering};
+mod number;
 
 use relevo_wire::message::{Refusal, RefusalCode};
-use serde::Serialize;
 
 use crate::ingest::Kind;
 
+pub use exposition::{Family, Value, text};
 pub use http::MetricsServer;
-
-/// A number that others add to.
-#[derive(Debug, Default)]
-pub struct Counter(AtomicU64);
-
-impl Counter {
-    /// One more.
-    pub fn increment(&self) {
-        self.add(1);
-    }
-
-    /// So many more.
-    pub fn add(&self, more: u64) {
-        self.0.fetch_add(more, Ordering::Relaxed);
-    }
-
-    /// How many so far.
-    pub fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
-/// A number that goes up and down.
-#[derive(Debug, Default)]
-pub struct Gauge(AtomicU64);
-
-impl Gauge {
-    /// Counts one until the answer is dropped.
-    pub fn hold(self: &std::sync::Arc<Self>) -> Held {
-        self.0.fetch_add(1, Ordering::Relaxed);
-        Held(self.clone())
-    }
-
-    /// To this.
-    pub fn set(&self, value: u64) {
-        self.0.store(value, Ordering::Relaxed);
-    }
-
-    /// Now.
-    pub fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
-/// One of what a [`Gauge`] counts.
-pub struct Held(std::sync::Arc<Gauge>);
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.0.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
+pub use number::{Counter, Gauge, Held};
 
 /// Requests of one kind.
 #[derive(Debug, Default)]
@@ -130,47 +78,6 @@ pub struct Metrics {
     pub audit_entries: Gauge,
     /// Entries that the audit log could not take.
     pub audit_failures: Counter,
-}
-
-/// A kind of number with its values.
-#[derive(Clone, Debug, Serialize)]
-pub struct Family {
-    /// As Prometheus knows it.
-    pub name: &'static str,
-    /// What it says.
-    pub help: &'static str,
-    /// `counter` or `gauge`.
-    pub kind: &'static str,
-    /// Values, by label.
-    pub values: Vec<Value>,
-}
-
-/// A number.
-#[derive(Clone, Debug, Serialize)]
-pub struct Value {
-    /// Names and values of labels.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub labels: Vec<(&'static str, String)>,
-    /// How many.
-    pub value: f64,
-}
-
-impl Value {
-    /// Without labels.
-    pub fn plain(value: u64) -> Vec<Self> {
-        vec![Self {
-            labels: Vec::new(),
-            value: value as f64,
-        }]
-    }
-
-    /// With one label.
-    pub fn labelled(name: &'static str, label: impl Into<String>, value: u64) -> Self {
-        Self {
-            labels: vec![(name, label.into())],
-            value: value as f64,
-        }
-    }
 }
 
 impl Metrics {
@@ -368,36 +275,6 @@ impl Metrics {
     }
 }
 
-/// As Prometheus reads it: its text format, version 0.0.4.
-pub fn text(families: &[Family]) -> String {
-    let mut text = String::new();
-    for family in families {
-        let (name, kind) = (family.name, family.kind);
-        // Writing to memory does not fail.
-        let _ = writeln!(text, "# HELP {name} {}\n# TYPE {name} {kind}", family.help);
-        for value in &family.values {
-            text.push_str(name);
-            let labels: Vec<String> = value
-                .labels
-                .iter()
-                .map(|(label, is)| format!("{label}=\"{}\"", escape(is)))
-                .collect();
-            if !labels.is_empty() {
-                let _ = write!(text, "{{{}}}", labels.join(","));
-            }
-            let _ = writeln!(text, " {}", value.value);
-        }
-    }
-    text
-}
-
-fn escape(label: &str) -> String {
-    label
-        .replace('\\', "\\\\")
-        .replace('"', "\\\"")
-        .replace('\n', "\\n")
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -427,7 +304,7 @@ mod tests {
 
     /// Guards the scraper: one bad line and Prometheus drops all of them.
     #[test]
-    fn names_are_unique_and_labels_are_escaped() {
+    fn names_are_unique_and_say_their_kind() {
         let families = Metrics::default().families();
         let mut names: Vec<_> = families.iter().map(|f| f.name).collect();
         names.sort_unstable();
@@ -437,12 +314,5 @@ mod tests {
             let total = family.name.ends_with("_total");
             assert_eq!(total, family.kind == "counter", "{}", family.name);
         }
-        let odd = Family {
-            name: "n",
-            help: "h",
-            kind: "gauge",
-            values: vec![Value::labelled("l", "a\"\\\nb", 1)],
-        };
-        assert!(text(&[odd]).ends_with("n{l=\"a\\\"\\\\\\nb\"} 1\n"));
     }
 }
