@@ -122,10 +122,10 @@ impl Audit {
     /// packs.
     pub fn head(&self) -> Head {
         let mut state = self.state();
-        if self.path.exists() {
-            if let Err(error) = self.caught_up(&mut state) {
-                tracing::error!(%error, "the audit log cannot be read");
-            }
+        if self.path.exists()
+            && let Err(error) = self.caught_up(&mut state)
+        {
+            tracing::error!(%error, "the audit log cannot be read");
         }
         state.head
     }

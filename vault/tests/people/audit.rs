@@ -132,6 +132,56 @@ async fn privileged_acts_are_noted_and_the_packs_know_the_log() {
     assert!(String::from_utf8_lossy(&changed.stdout).contains("was changed"));
 }
 
+/// Guards backups and restores against a log that cannot be read: only what must stand in it is
+/// refused, before anything of it is done, and with the remedy.
+#[tokio::test]
+async fn without_its_log_a_vault_serves_all_that_need_not_be_noted() {
+    let Lab {
+        _keep,
+        dir,
+        keys,
+        serving,
+        agent,
+        site,
+    } = Lab::start().await;
+    let administrator = person(&dir, &serving.address, "administrator").await;
+    serving.stop();
+    let log = dir.join("audit/00000001.jsonl");
+    std::fs::rename(&log, dir.join("aside")).unwrap();
+    std::fs::create_dir(&log).unwrap();
+    let serving = Serving::start(&dir);
+    let connect = async |who: &relevo_wire::enrollment::Enrollment| {
+        let moved = moved(who.clone(), &serving.address);
+        VaultConnection::connect(&moved).await.unwrap()
+    };
+    let image = image(&keys, server_of(&agent), 1, 1);
+    back_up(&connect(&agent).await, &image).await;
+    read_back(&connect(&site).await, &image).await;
+    let administrator = connect(&administrator).await;
+    let hold = Request::Hold {
+        point: image.public.point,
+        reason: "law".into(),
+    };
+    let error = administrator.request(&hold).await.unwrap_err();
+    assert!(error.to_string().contains("audit log"), "{error}");
+    let by_hand = ["hold", "agent", "latest", "--reason", "law"];
+    let token = ["token", "--role", "agent"];
+    for command in [&by_hand[..], &token[..]] {
+        let refused = vault(&dir, command);
+        assert_eq!(refused.status.code(), Some(1));
+        assert!(stderr(&refused).contains("00000001.jsonl"), "{}", stderr(&refused));
+        assert!(stderr(&refused).contains("bring audit/ back"));
+    }
+    std::fs::remove_dir(&log).unwrap();
+    std::fs::rename(dir.join("aside"), &log).unwrap();
+    // Nothing was held by what was refused.
+    let release = ["release", "agent", "latest"];
+    assert!(!vault(&dir, &release).status.success());
+    administrator.request(&hold).await.unwrap();
+    serving.stop();
+    assert!(vault(&dir, &["audit", "--verify"]).status.success());
+}
+
 /// Guards the scraper, and that refusals are counted.
 #[tokio::test]
 async fn metrics_are_served_to_prometheus() {
