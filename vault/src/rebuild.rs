@@ -130,7 +130,14 @@ pub fn prepare_packs<V: Volume>(
         retired = catalogue.retired()?;
         known = catalogue.packs()?;
     }
-    for done in parity::restore_lost(volume, vault, &|pack| retired.contains(&pack))? {
+    // An older catalogue takes what it has not read for newer than all, and damage there for what
+    // a crash left. One that has read nothing does not.
+    let scanned: BTreeMap<PackId, u64> = known.iter().copied().collect();
+    let unread = |pack: PackId, length: u64| {
+        !scanned.is_empty() && scanned.get(&pack).is_none_or(|scanned| *scanned < length)
+    };
+    let retired = |pack: PackId| retired.contains(&pack);
+    for done in parity::restore_lost(volume, vault, &retired, &unread)? {
         tracing::warn!(
             blocks = done.restored,
             packs = done.files.len(),

@@ -33,7 +33,7 @@ use relevo_wire::{ChunkId, TenantId, Timestamp, VaultId};
 
 use crate::catalogue::{EntryContent, Loss};
 use crate::error::StoreError;
-use crate::ledger::{Ledger, open_pack_header};
+use crate::ledger::{Ledger, open_pack_header, take_away};
 use crate::parity::{self, BLOCK};
 use crate::record::Record;
 use crate::settings::HealFrom;
@@ -159,10 +159,6 @@ impl<V: Volume> Healer<'_, V> {
             if columns.is_empty() {
                 continue;
             }
-            if group.members().any(|(_, pack, _)| retired.contains(&pack)) {
-                parity::drop_group(volume, &group)?;
-                continue;
-            }
             for columns in columns {
                 let restored = parity::heal(volume, &group, columns)?;
                 healed.blocks += restored.restored;
@@ -174,6 +170,12 @@ impl<V: Volume> Healer<'_, V> {
                     if !healed.failures.contains(&text) {
                         healed.failures.push(text);
                     }
+                }
+            }
+            // Its bytes were of use until now: the damage kept it from leaving the group.
+            for (_, pack, _) in group.members().filter(|m| retired.contains(&m.1)) {
+                if let Err(error) = take_away(volume, self.vault, pack) {
+                    healed.failures.push(error.to_string());
                 }
             }
         }

@@ -18,7 +18,7 @@ use relevo_wire::{PointId, ServerId};
 use super::*;
 use crate::catalogue::Located;
 use crate::completeness::{self, Shelf};
-use crate::rebuild::note_findings;
+use crate::rebuild::{note_findings, prepare_packs};
 use crate::record::ServerRecord;
 use crate::scrub;
 use crate::volume::FileId;
@@ -67,8 +67,7 @@ impl World {
     fn open(&self) -> Result<Simulated, StoreError> {
         let path = self.dir.path().join("catalogue.sqlite");
         let (catalogue, fresh) = crate::catalogue::Catalogue::open(&path)?;
-        parity::sweep(&*self.disk)?;
-        parity::restore_lost(&*self.disk, self.vault, &|_| false)?;
+        prepare_packs(&*self.disk, self.vault, Some(&catalogue))?;
         let (store, findings) = Store::open_rolling(self.disk.clone(), self.vault, &path, ROLL_AT)?;
         note_findings(&catalogue, &findings, fresh)?;
         Ok(store)

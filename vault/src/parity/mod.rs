@@ -130,23 +130,22 @@ pub fn sweep<V: Volume>(volume: &V) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Brings back packs that are gone or cut short, before anybody misses them. What was done, by
-/// group. Costs the headers when nothing is amiss.
+/// Brings back packs that are gone or cut short, before anybody misses them; and what is damaged
+/// in groups of which somebody has `unread` so many bytes of a pack, who would take the damage for
+/// never finished. What was done, by group. Costs the headers when nothing is amiss.
 pub fn restore_lost<V: Volume>(
     volume: &V,
     vault: VaultId,
     retired: &dyn Fn(PackId) -> bool,
+    unread: &dyn Fn(PackId, u64) -> bool,
 ) -> Result<Vec<Restored>, StoreError> {
     let mut done = Vec::new();
     for group in groups(volume, vault, None)?.usable {
-        let short = |(_, pack, length): (usize, PackId, u64)| {
-            volume.length(pack).map_or(true, |found| found < length)
+        let amiss = |(_, pack, length): (usize, PackId, u64)| {
+            unread(pack, length) || volume.length(pack).map_or(true, |found| found < length)
         };
-        if !group.members().any(short) {
-            continue;
-        }
-        if group.members().any(|(_, pack, _)| retired(pack)) {
-            drop_group(volume, &group)?;
+        // One that is retired is missed by nobody, and others may be healed from its bytes.
+        if !group.members().filter(|m| !retired(m.1)).any(amiss) {
             continue;
         }
         // A pack that cannot come back now is missed; nobody waits for it to open the vault.

@@ -58,6 +58,11 @@ pub fn heal<V: Volume>(
     let Some(group) = now.iter().find(|g| g.number == group.number) else {
         return Ok(Restored::default());
     };
+    // What a failed sync left in memory is not on the disk, and would pass for healed.
+    for (_, pack, _) in group.members() {
+        volume.drop_cached(pack);
+    }
+    volume.drop_cached(group.file());
     let mut healing = Healing {
         volume,
         group,

@@ -168,7 +168,7 @@ proptest! {
             let (_, pack, length) = members[4];
             shelf.disk.truncate(pack, Dice::new(seed).roll(length)).unwrap();
         }
-        let done = restore_lost(&shelf.disk, shelf.vault, &|_| false).unwrap();
+        let done = restore_lost(&shelf.disk, shelf.vault, &|_| false, &|_, _| false).unwrap();
         if lost > 2 {
             prop_assert_eq!(done[0].beyond.len(), lost);
             prop_assert!(shelf.disk.length(members[0].1).is_err());

@@ -6,6 +6,7 @@
 //! disk, not from memory. When it was checked stands in the catalogue, so that a restart goes on
 //! where it was. The same thread forms parity groups of packs that are closed.
 
+mod header;
 mod pace;
 
 use std::sync::Arc;
@@ -316,6 +317,7 @@ pub fn check<V: Volume>(
         for notice in &found.notices {
             tracing::warn!("{notice}");
         }
+        header::mend(volume, vault, pack)?;
         damage = found.damage;
     }
     // Blocks that no entry's hash covers count as well: they are what others are healed from.
@@ -438,6 +440,7 @@ fn form<V: Volume>(store: &Store<V>, vault: VaultId, group: &Group) -> Result<bo
             store.read(|c| c.transaction(|c| found.damage.iter().try_for_each(|d| d.note(c))))?;
             return Ok(false);
         }
+        header::mend(volume, vault, pack)?;
     }
     let wanted = || {
         let retired = store.read(|c| c.retired())?;

@@ -1,0 +1,26 @@
+//! A pack's header stands there twice: while one copy is left, the other is written again.
+
+use relevo_wire::VaultId;
+
+use crate::error::StoreError;
+use crate::ledger::open_pack_header;
+use crate::pack::FIRST_ENTRY;
+use crate::volume::{PackId, Volume, read_exact};
+
+/// Writes both copies again when one cannot be read or is damaged. Leaves a pack alone of which
+/// neither is left.
+pub(super) fn mend<V: Volume>(volume: &V, vault: VaultId, pack: PackId) -> Result<(), StoreError> {
+    let Ok(header) = open_pack_header(volume, vault, pack)? else {
+        return Ok(());
+    };
+    let whole = header.encode();
+    let found = read_exact(volume, pack, 0, FIRST_ENTRY as usize);
+    if found.is_ok_and(|found| found[..] == whole[..]) {
+        return Ok(());
+    }
+    tracing::warn!(%pack, "its header is written again");
+    volume
+        .write_at(pack, 0, &whole)
+        .and_then(|()| volume.sync(pack))
+        .map_err(|e| StoreError::io(format_args!("write the header of pack {pack}"), &e))
+}
