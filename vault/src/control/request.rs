@@ -293,7 +293,10 @@ pub fn perform<V: Volume>(
             if stopped {
                 note("the vault stops: the next collection goes on from here".into());
             }
-            let success = report.held_back.is_empty() && report.damage.is_empty() && !stopped;
+            let success = report.held_back.is_empty()
+                && report.damage.is_empty()
+                && report.failures.is_empty()
+                && !stopped;
             let answer = Answer::done(&report, collect::text(&report))?;
             Ok(Answer { success, ..answer })
         }
