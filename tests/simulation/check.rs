@@ -4,21 +4,12 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use relevo_vault::ledger::Finding;
-use relevo_vault::ledger::open_pack_header;
-use relevo_vault::record::Record;
-use relevo_vault::scan::scan;
-use relevo_vault::volume::PackId;
-use relevo_wire::{ChunkId, PointId, VaultId};
+use relevo_wire::{ChunkId, PointId};
 
 use crate::catalogue::CatalogueFate;
 use crate::promises::State;
 use crate::site::{Loss, Site};
 use crate::world::World;
-
-/// Where the entries of a pack begin.
-const FIRST_ENTRY: u64 = relevo_vault::pack::FIRST_ENTRY;
-/// What a disk fails to read at once.
-const SECTOR: u64 = 512;
 
 impl World {
     /// Damage is reported when there is some, and only then. A catalogue that was lost cannot
@@ -116,71 +107,8 @@ impl World {
     }
 
     /// Whether a chunk may be gone.
-    fn excuses(&self, id: ChunkId) -> bool {
+    pub fn excuses(&self, id: ChunkId) -> bool {
         let promises = self.promises();
         promises.hit_more || promises.hit_chunks.contains(&id)
-    }
-
-    /// Damages a few bytes of a pack, and notes what stood there.
-    pub fn rot(&self, vault: VaultId) {
-        let disk = &self.machine.disk;
-        let files = disk.files();
-        let before: Vec<Vec<u8>> = files
-            .iter()
-            .map(|(file, _)| disk.content(*file).unwrap_or_default())
-            .collect();
-        let lost = self.once_in(3);
-        let (file, range) = match lost {
-            true => {
-                let (file, length) = files[self.roll(files.len() as u64) as usize];
-                let from = self.roll(length) / SECTOR * SECTOR;
-                let range = from..(from + SECTOR).min(length);
-                disk.lose(file, range.clone());
-                (file, range)
-            }
-            false => match disk.flip_bit() {
-                Some((file, at)) => (file, at..at + 1),
-                None => return,
-            },
-        };
-        let place = files.iter().position(|(id, _)| *id == file);
-        if let (Some(place), Some(pack)) = (place, file.pack()) {
-            self.note_hits(vault, pack, &before[place], range.clone());
-        }
-        self.promises().damaged = true;
-        let what = if lost { "cannot be read" } else { "changed" };
-        self.note(format_args!(
-            "rot: bytes {range:?} of {:?} {} {what}",
-            file.kind, file.number
-        ));
-    }
-
-    /// Which entries of a pack these bytes touch.
-    fn note_hits(&self, vault: VaultId, pack: PackId, bytes: &[u8], range: std::ops::Range<u64>) {
-        let mut promises = self.promises();
-        if range.start < FIRST_ENTRY || bytes.len() as u64 <= FIRST_ENTRY {
-            // Its header stands there twice; a second hit may cost the pack.
-            promises.hit_more |= promises.damaged;
-        }
-        let header = open_pack_header(&*self.machine.disk, vault, pack);
-        let Ok(Ok(header)) = header else {
-            promises.hit_more = true;
-            return;
-        };
-        let body = bytes::Bytes::copy_from_slice(&bytes[(FIRST_ENTRY as usize).min(bytes.len())..]);
-        for entry in scan(&body, FIRST_ENTRY, &header.salt).entries {
-            let end = relevo_vault::pack::entry_size(entry.length as usize) + entry.offset;
-            if entry.offset >= range.end || range.start >= end {
-                continue;
-            }
-            match entry.record {
-                Some(Record::Chunk(chunk)) => drop(promises.hit_chunks.insert(chunk.id())),
-                Some(Record::Point(point)) => {
-                    let id = point.manifest.public().unwrap().point;
-                    promises.hit_points.insert(id);
-                }
-                _ => promises.hit_more = true,
-            }
-        }
     }
 }

@@ -8,7 +8,6 @@ use relevo_vault::collect::{Rule, collect};
 use relevo_vault::ledger::Deletion;
 use relevo_vault::pack::FIRST_ENTRY;
 use relevo_vault::retention::points::{Which, set_hold};
-use relevo_vault::volume::simulated::Fault;
 
 use crate::promises::{Hold, State};
 use crate::world::World;
@@ -33,11 +32,7 @@ impl World {
             return;
         }
         self.tick();
-        if self.is_stormy() && self.fates.falls && self.once_in(2) {
-            self.machine.disk.plan(self.roll(40), Fault::Crash);
-        } else if self.is_stormy() && self.fates.failures && self.once_in(2) {
-            self.plan_failure();
-        }
+        self.plan_trouble(40);
         let rule = self.rule();
         let done = self
             .machine
@@ -47,7 +42,7 @@ impl World {
         if self.look_at_disk()
             && let Err(error) = done
         {
-            let may = self.fates.failures || self.promises().damaged;
+            let may = self.fates.failures || self.promises().ever_damaged;
             assert!(may, "a collection fails though nothing befell it: {error}");
         }
     }

@@ -60,6 +60,7 @@ async fn turn(world: &Arc<World>) {
             world.collect();
         });
     }
+    look_after(world);
     let count = world.servers.len() as u64;
     match world.roll(22) {
         0..=4 => spawn_backup(world, world.roll(count) as usize),
@@ -86,6 +87,38 @@ async fn turn(world: &Arc<World>) {
     // A store that could not cut off what failed takes no more: its operator starts it anew.
     if world.fates.failures && world.once_in(2) {
         world.vault_fell();
+    }
+}
+
+/// Parity is formed and damage healed beside the rest, in worlds that have them.
+fn look_after(world: &Arc<World>) {
+    if world.fates.parity.is_some() {
+        let after = match world.once_in(2) {
+            true => Duration::ZERO,
+            false => Duration::from_millis(world.roll(600)),
+        };
+        let beside = world.clone();
+        if after.is_zero() {
+            world.protect();
+        } else {
+            world.spawn(async move {
+                sleep(after).await;
+                beside.protect();
+            });
+        }
+    }
+    // More is done to a group only when it is whole again.
+    let rots = world.fates.rots_within_parity() && !world.promises().damaged;
+    if rots && world.once_in(2) && world.machine.is_up() && world.rot_within_parity() {
+        world.check("after damage");
+    }
+    if world.fates.heals && world.promises().damaged && world.once_in(2) {
+        let after = Duration::from_millis(world.roll(600));
+        let world = world.clone();
+        world.clone().spawn(async move {
+            sleep(after).await;
+            world.heal(false).await;
+        });
     }
 }
 
@@ -126,7 +159,7 @@ fn spawn_backup(world: &Arc<World>, at: usize) {
     world.clone().spawn(async move {
         let ended = back_up(&world, at, killed).await;
         if let Err(Ended::Failed(error)) = ended {
-            let quiet = !world.may_break() && !world.may_fail() && !world.promises().damaged;
+            let quiet = !world.may_break() && !world.may_fail() && !world.promises().ever_damaged;
             assert!(!quiet, "a backup fails though nothing befell it: {error}");
         }
     });
@@ -135,11 +168,11 @@ fn spawn_backup(world: &Arc<World>, at: usize) {
 impl World {
     /// Damages packs, and starts the vault without its catalogue: all is looked at anew.
     fn rot_and_see(self: &Arc<Self>) {
-        if self.machine.disk.files().is_empty() {
+        if !self.machine.is_up() || self.machine.disk.files().is_empty() {
             return;
         }
         for _ in 0..1 + self.roll(2) {
-            self.rot(self.machine.id());
+            self.rot();
         }
         self.check("after damage");
     }
@@ -154,12 +187,16 @@ async fn end(world: &Arc<World>) {
     world.note(format_args!("the end begins"));
     let damaged = world.promises().damaged;
     world.machine.fall();
-    if damaged {
+    let heals = damaged && world.fates.heals;
+    if damaged && !heals {
         // Going on without what is damaged is the administrator's word.
         world.machine.disk.mend();
     }
-    let lost = damaged.then_some(CatalogueFate::Lost);
+    let lost = (damaged && !heals).then_some(CatalogueFate::Lost);
     world.start_again(End::PowerCut, lost, false);
+    if heals {
+        world.heal(true).await;
+    }
     for at in 0..world.servers.len() {
         let world = world.clone();
         world.clone().spawn(async move {
@@ -169,11 +206,16 @@ async fn end(world: &Arc<World>) {
         });
     }
     world.settle().await;
+    if heals {
+        // What agents brought again covers what was damaged.
+        world.heal(true).await;
+        world.nothing_is_damaged();
+    }
     everybody_is_whole(world);
     // All is deleted and collected, and everybody comes again with a cache full of what is gone.
     let reclaimed = world.delete_all();
     world.clock_ahead();
-    world.collect_all(reclaimed && !damaged);
+    world.collect_all(reclaimed && !world.promises().damaged);
     for at in 0..world.servers.len() {
         let world = world.clone();
         world.clone().spawn(async move {

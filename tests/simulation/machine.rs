@@ -1,14 +1,17 @@
 //! The vault's machine: a disk that fails, a catalogue that ages, a process that dies and is
 //! started again.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use relevo_vault::catalogue::Catalogue;
 use relevo_vault::clock::BootClock;
 use relevo_vault::error::StoreError;
 use relevo_vault::ingest::Peer;
 use relevo_vault::ledger::Finding;
+use relevo_vault::rebuild::{note_findings, prepare_packs};
 use relevo_vault::settings::{Immutability, Settings, SettingsWatch};
 use relevo_vault::store::Store;
 use relevo_vault::volume::simulated::{Dice, Fault, SimulatedDisk};
@@ -17,6 +20,7 @@ use relevo_wire::identity::Authority;
 
 use crate::aside::Aside;
 use crate::catalogue::{CatalogueFate, CatalogueFiles};
+use crate::fates::Fates;
 use crate::serve::{SimulatedVault, serve};
 
 /// Attempts to start, each of which a crash may end.
@@ -81,7 +85,7 @@ pub enum End {
 
 impl Machine {
     /// An empty one. `roll_at`: packs begin anew at this size.
-    pub fn new(seed: u64, roll_at: u64, locked_days: u16) -> Self {
+    pub fn new(seed: u64, roll_at: u64, fates: &Fates) -> Self {
         let memory = std::path::Path::new("/dev/shm");
         let dir = match memory.is_dir() {
             true => tempfile::tempdir_in(memory),
@@ -95,7 +99,10 @@ impl Machine {
             dir,
             roll_at,
             settings: Settings {
-                immutability: Immutability { days: locked_days },
+                immutability: Immutability {
+                    days: fates.locked_days as u16,
+                },
+                parity: fates.parity,
                 ..Settings::default()
             },
             boot: Arc::default(),
@@ -184,14 +191,10 @@ impl Machine {
             let (roll_at, boot) = (self.roll_at, self.boot.clone());
             let settings = Arc::new(SettingsWatch::fixed(self.settings.clone()));
             let opened = self.aside.run(move || {
-                let opened = Store::open_timed(disk, id, &path, roll_at, Some(boot));
-                opened.map(|(store, findings)| {
-                    let authority = Authority::from_der(Vec::new(), Vec::new());
-                    (
-                        Arc::new(SimulatedVault::new(id, store, authority).with_settings(settings)),
-                        findings,
-                    )
-                })
+                let (store, findings) = open_store(disk, id, &path, roll_at, boot)?;
+                let authority = Authority::from_der(Vec::new(), Vec::new());
+                let vault = SimulatedVault::new(id, store, authority).with_settings(settings);
+                Ok::<_, StoreError>((Arc::new(vault), findings))
             });
             match opened {
                 // It passed over what failed last, and the machine stopped all the same.
@@ -228,4 +231,19 @@ impl Machine {
         }
         panic!("the vault does not open however often it is started");
     }
+}
+
+/// Opens packs and catalogue as the vault does that serves.
+fn open_store(
+    disk: Arc<SimulatedDisk>,
+    id: VaultId,
+    path: &Path,
+    roll_at: u64,
+    boot: Arc<Boot>,
+) -> Result<(Store<SimulatedDisk>, Vec<Finding>), StoreError> {
+    let (catalogue, fresh) = Catalogue::open(path)?;
+    prepare_packs(&*disk, id, Some(&catalogue))?;
+    let (store, findings) = Store::open_timed(disk, id, path, roll_at, Some(boot))?;
+    note_findings(&catalogue, &findings, fresh)?;
+    Ok((store, findings))
 }

@@ -8,9 +8,10 @@
 //!       └────────────────── restore, compare bit for bit ── recovery site ──────────────┘
 //! ```
 //!
-//! * [`world`], [`life`]: what is there, and what happens. [`check`], [`promises`]: what must hold.
+//! * [`world`], [`fates`], [`life`]: what is there, and what happens. [`check`], [`promises`]: what must hold.
 //! * [`machine`], [`catalogue`], [`serve`], [`network`]: the vault's end, the agent's end, the line between.
-//! * [`server`], [`image`], [`site`], [`hostile`], [`keeping`], [`collecting`]: who takes part.
+//! * [`server`], [`image`], [`site`], [`hostile`], [`keeping`], [`collecting`],
+//!   [`rot`], [`healing`]: who takes part.
 //! * [`run`]: seeds by the thousand, on all processors.
 //!
 //! `--seeds N` lives so many worlds, `--from S` begins there, `--seed S` lives one, `--trace`
@@ -22,6 +23,8 @@ mod aside;
 mod catalogue;
 mod check;
 mod collecting;
+mod fates;
+mod healing;
 mod hostile;
 mod image;
 mod keeping;
@@ -29,6 +32,7 @@ mod life;
 mod machine;
 mod network;
 mod promises;
+mod rot;
 mod run;
 mod serve;
 mod server;

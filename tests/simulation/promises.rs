@@ -60,11 +60,27 @@ pub struct Promises {
     pub hit_points: BTreeSet<PointId>,
     /// Something else was damaged that can cost more: an enrolment, a deletion.
     pub hit_more: bool,
-    /// Anything was damaged.
+    /// Something is damaged, and not healed yet.
     pub damaged: bool,
+    /// Something was damaged once: what began then may still end badly.
+    pub ever_damaged: bool,
 }
 
 impl Promises {
+    /// Something is damaged now.
+    pub fn harm(&mut self) {
+        self.damaged = true;
+        self.ever_damaged = true;
+    }
+
+    /// All of it is as it was: from now on it excuses nothing.
+    pub fn heal(&mut self) {
+        self.hit_chunks.clear();
+        self.hit_points.clear();
+        self.hit_more = false;
+        self.damaged = false;
+    }
+
     /// Points with an acknowledgement that still counts.
     pub fn standing(&self) -> Vec<PointId> {
         let standing = |(id, promise): (&PointId, &Promise)| {

@@ -116,6 +116,7 @@ pub async fn back_up(
             ..Inventory::default()
         },
         cache: server.dir.join("cache.sqlite"),
+        tracking: None,
         workers: 0,
         // Small, so that a small disk takes many requests.
         limits: UploadLimits {
@@ -187,7 +188,7 @@ impl World {
             AgentError::Client(client) => client,
             AgentError::Uplink(UplinkError::Client(client)) => client,
             AgentError::Uplink(UplinkError::VaultChanged) if self.may_fall() => return,
-            AgentError::Incomplete(_) if self.promises().damaged => return,
+            AgentError::Incomplete(_) if self.promises().ever_damaged => return,
             other => panic!("an agent's run ends with: {other}"),
         };
         match client {

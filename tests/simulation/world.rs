@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
 use crate::catalogue::CatalogueFate;
+use crate::fates::Fates;
 use crate::image::Image;
 use crate::machine::{End, Machine};
 use crate::network::{Line, Weather};
@@ -33,23 +34,6 @@ pub struct Tenant {
     pub keys: OpeningKeys,
     /// Its recovery site.
     pub site: SiteId,
-}
-
-/// What may befall a world.
-#[derive(Clone, Copy, Debug)]
-pub struct Fates {
-    /// The lines.
-    pub weather: Weather,
-    /// The vault dies now and then.
-    pub falls: bool,
-    /// Its disk is full or fails now and then.
-    pub failures: bool,
-    /// Bytes of packs change.
-    pub rot: bool,
-    /// Somebody with a valid certificate lies.
-    pub hostile: bool,
-    /// Points are locked from their commit on.
-    pub locked_days: u64,
 }
 
 impl Tenant {
@@ -95,20 +79,13 @@ impl World {
         for _ in 0..8 {
             dice.roll(2);
         }
-        let fates = Fates {
-            weather: match dice.roll(4) {
-                0 => Weather::Calm,
-                1 | 2 => Weather::Bad(25),
-                _ => Weather::Bad(7),
-            },
-            falls: !dice.once_in(6),
-            failures: dice.once_in(3),
-            rot: dice.once_in(8),
-            hostile: dice.once_in(3),
-            locked_days: u64::from(dice.once_in(5)),
-        };
-        let roll_at = [24, 60, 200, 1000][dice.roll(4) as usize] << 10;
-        let machine = Machine::new(seed, roll_at, fates.locked_days as u16);
+        let fates = Fates::of(seed, &mut dice);
+        let mut roll_at = [24, 60, 200, 1000][dice.roll(4) as usize] << 10;
+        if fates.parity.is_some() {
+            // So that many are closed.
+            roll_at = roll_at.min(80 << 10);
+        }
+        let machine = Machine::new(seed, roll_at, &fates);
         let tenants: Vec<Tenant> = (0..1 + dice.roll(2))
             .map(|_| Tenant {
                 keys: OpeningKeys::generate().unwrap(),
@@ -228,12 +205,12 @@ impl World {
 
     /// Whether the vault may have been started anew.
     pub fn may_fall(&self) -> bool {
-        self.fates.falls || self.fates.failures || self.fates.rot
+        self.fates.falls || self.fates.failures || self.fates.rot || self.fates.rots_within_parity()
     }
 
     /// Whether the vault may refuse an honest agent.
     pub fn may_fail(&self) -> bool {
-        self.fates.failures || self.promises().damaged
+        self.fates.failures || self.promises().ever_damaged
     }
 
     /// Sets the vault's clock to the world's time.
@@ -359,6 +336,9 @@ impl World {
             "the vault is up, catalogue {fate:?}: {shown:?}"
         ));
         self.judge(&findings, fate);
+        if self.fates.heals && self.promises().ever_damaged {
+            self.heal_first();
+        }
         self.check("after a start");
         self.plan_faults();
     }
@@ -381,6 +361,15 @@ impl World {
     pub fn plan_failure(&self) {
         let fault = [Fault::Full, Fault::Broken, Fault::Failing][self.roll(3) as usize];
         self.machine.disk.plan(self.roll(30), fault);
+    }
+
+    /// Perhaps the disk fails in the midst of what is done next.
+    pub fn plan_trouble(&self, within: u64) {
+        if self.is_stormy() && self.fates.falls && self.once_in(2) {
+            self.machine.disk.plan(self.roll(within), Fault::Crash);
+        } else if self.is_stormy() && self.fates.failures && self.once_in(2) {
+            self.plan_failure();
+        }
     }
 
     /// True until the last check.
