@@ -153,7 +153,7 @@ impl<V: Volume> Ledger<V> {
         let gaps = scanned
             .gaps
             .iter()
-            .filter(|gap| gap.offset < length)
+            .filter(|gap| gap.offset < length && !unread.is_noted(gap))
             .cloned();
         for gap in gaps {
             if unfinished && unread.newer && gap.length >= ENTRY_HEADER as u64 {

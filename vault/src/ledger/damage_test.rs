@@ -137,6 +137,43 @@ fn an_older_catalogue_covers_nothing_that_was_written_since() {
     }
 }
 
+/// Guards the same when the pack is shorter than the older catalogue knew it, and was given its
+/// length back: what is left is read again.
+#[test]
+fn an_older_catalogue_finds_what_was_written_in_a_pack_that_is_shorter_since() {
+    let packs = Packs::new();
+    let (mut ledger, _) = packs.open("first").unwrap();
+    let pack = packs.pack(5);
+    let first = packs.disk.length(pack).unwrap();
+    append(&mut ledger, packs.tenant, 100, 5000);
+    append(&mut ledger, packs.tenant, 102, 1000);
+    drop(ledger);
+    let end = packs.disk.length(pack).unwrap();
+    for damaged in [first, end - entry_size(1000)] {
+        packs.disk.write_at(pack, damaged, &[7]).unwrap();
+    }
+    let (mut ledger, _) = packs.open("second").unwrap();
+    // Ends before what the first catalogue knows last.
+    let id = append(&mut ledger, packs.tenant, 101, 900);
+    drop(ledger);
+    let length = packs.disk.length(pack).unwrap();
+    assert!(length < end);
+    // As when a vault is opened.
+    packs.disk.write_at(pack, end - 1, &[0]).unwrap();
+    let (catalogue, _) =
+        crate::catalogue::Catalogue::open(&packs.dir.path().join("first")).unwrap();
+    catalogue
+        .note_loss(pack, length, end - length, None)
+        .unwrap();
+    drop(catalogue);
+    for _ in 0..2 {
+        let (ledger, findings) = packs.open("first").unwrap();
+        assert!(findings.is_empty(), "{findings:?}");
+        assert!(is_readable(&packs, &ledger, id));
+        assert_eq!(packs.found(&ledger), 40);
+    }
+}
+
 /// Guards what the catalogue knows when the last entry that it knows rots, or was healed: that
 /// is no sign of an older catalogue.
 #[test]

@@ -7,6 +7,7 @@
 //! something was noted to be lost. All else that is no entry is damage, and left as it is.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 
 use relevo_wire::{TenantId, VaultId};
 
@@ -17,7 +18,7 @@ use crate::error::StoreError;
 use crate::pack::{
     ALIGN, ENTRY_HEADER, EntryHeader, EntryKind, FIRST_ENTRY, PACK_VERSION, PackHeader, entry_size,
 };
-use crate::scan::scan;
+use crate::scan::{Gap, scan};
 use crate::volume::{PackId, Volume, read_exact, read_salvaging};
 
 /// When the catalogue is made anew, so many bytes of each tenant's newest packs are written again:
@@ -36,6 +37,17 @@ pub(super) struct Unread {
     pub unfinished: bool,
     /// What lies behind this was perhaps never on the disk, though reads show it.
     pub unsynced: u64,
+    /// Bytes of which it is known already that they are lost.
+    pub noted: Vec<Range<u64>>,
+}
+
+impl Unread {
+    /// Whether it is known already that these bytes are lost.
+    pub fn is_noted(&self, gap: &Gap) -> bool {
+        let end = gap.offset + gap.length;
+        let mut noted = self.noted.iter();
+        noted.any(|lost| lost.start <= gap.offset && end <= lost.end)
+    }
 }
 
 /// What the catalogue knew of the packs before they are looked at.
@@ -48,6 +60,7 @@ pub(super) struct Known {
     pub retired: HashSet<PackId>,
     newest: HashMap<TenantId, u32>,
     losses: HashMap<PackId, Vec<Loss>>,
+    ends: HashMap<PackId, End>,
 }
 
 impl Known {
@@ -76,6 +89,7 @@ impl<V: Volume> Ledger<V> {
             retired: self.catalogue.retired()?.into_iter().collect(),
             newest: HashMap::new(),
             losses: HashMap::new(),
+            ends: self.catalogue.ends()?,
         };
         for pack in known.packs.keys() {
             let newest = known.newest.entry(pack.tenant).or_default();
@@ -181,9 +195,15 @@ impl<V: Volume> Ledger<V> {
             // Packs come in order: the last one stays.
             self.active.insert(pack.tenant, Active { header, length });
         }
+        let mut noted = Vec::new();
         if from == length {
-            self.catalogue.clear_loss(pack, 0)?;
-            return Ok(None);
+            if !self.was_cut(pack, length, known) {
+                self.catalogue.clear_loss(pack, 0)?;
+                return Ok(None);
+            }
+            let losses = known.losses.get(&pack).into_iter().flatten();
+            noted.extend(losses.map(|l| l.offset..l.offset + l.length));
+            (from, old) = (0, true);
         }
         let newer = !known.fresh && !old;
         Ok(Some(Unread {
@@ -197,7 +217,19 @@ impl<V: Volume> Ledger<V> {
                 true => from,
                 false => length,
             },
+            noted,
         }))
+    }
+
+    /// True for a pack that was cut short below what the catalogue knew, and has got its length
+    /// back without its bytes. An older catalogue knows no entry that was written there between:
+    /// so all of it is read again.
+    fn was_cut(&self, pack: PackId, length: u64, known: &Known) -> bool {
+        known.ends_in_a_loss(pack, length)
+            && known.ends.get(&pack).is_none_or(|end| {
+                read_exact(&*self.volume, pack, end.offset, ENTRY_HEADER)
+                    .is_ok_and(|bytes| bytes.iter().all(|byte| *byte == 0))
+            })
     }
 
     fn reserve_number(&mut self, pack: PackId) {
@@ -210,9 +242,9 @@ impl<V: Volume> Ledger<V> {
     /// cut off since, and others were written there; so what lies behind the offset that the
     /// catalogue recorded need not begin with an entry.
     pub(super) fn is_of_other_packs(&self, known: &Known) -> Result<bool, StoreError> {
-        for (pack, end) in self.catalogue.ends()? {
+        for (&pack, end) in &known.ends {
             let newest = known.newest.get(&pack.tenant) == Some(&pack.number);
-            if newest && self.was_rewritten(pack, &end, known)? {
+            if newest && self.was_rewritten(pack, end, known)? {
                 return Ok(true);
             }
         }
