@@ -82,6 +82,8 @@ pub struct Disk {
     device: Option<String>,
     /// Whether the kernel tells holes from data here.
     holes: bool,
+    /// Whether blocks are read that nothing uses.
+    all_blocks: bool,
     /// How it was when it was opened.
     before: Before,
 }
@@ -148,6 +150,7 @@ impl Disk {
             serial,
             device,
             holes,
+            all_blocks: false,
             before,
             path,
         })
@@ -260,6 +263,27 @@ impl Disk {
             let _ = rustix::fs::fadvise(&self.file, offset, Some(length), advice);
         }
         Ok(())
+    }
+
+    /// As [`read_aside`](Self::read_aside), and what the kernel may have kept is forgotten before
+    /// too: a disk's pages are not those of its partitions, through which a mounted file system
+    /// writes.
+    pub fn read_anew(&self, offset: u64, buffer: &mut [u8]) -> Result<(), DiskError> {
+        if let Some(length) = std::num::NonZeroU64::new(buffer.len() as u64) {
+            let advice = rustix::fs::Advice::DontNeed;
+            let _ = rustix::fs::fadvise(&self.file, offset, Some(length), advice);
+        }
+        self.read_aside(offset, buffer)
+    }
+
+    /// Takes all of it as used from now on.
+    pub fn read_all_blocks(&mut self) {
+        self.all_blocks = true;
+    }
+
+    /// Whether all of it is to be taken as used.
+    pub fn reads_all_blocks(&self) -> bool {
+        self.all_blocks
     }
 
     /// How still it was held; to be asked when it was read to its end. An image file that became

@@ -12,6 +12,7 @@
 //!
 //! * [`disk`], [`span`]: what is read, in spans of 4 MiB, without holes; [`stillness`]: whether
 //!   it stood still.
+//! * [`used`]: which blocks are in use, by the disk's own structures.
 //! * [`seal`]: one span to one leaf of the index; [`pipeline`]: one disk to one root.
 //! * [`uplink`]: drives [`relevo_wire::upload`] over a vault that may go away and come back.
 //! * [`cache`]: what the vault is known to have. [`backup`]: a whole run.
@@ -46,5 +47,6 @@ pub mod state;
 pub mod stillness;
 pub mod stop;
 pub mod uplink;
+pub mod used;
 
 pub use error::AgentError;
