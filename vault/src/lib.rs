@@ -65,3 +65,5 @@ pub mod volume;
 
 #[cfg(test)]
 mod crash_test;
+#[cfg(test)]
+mod fixture;

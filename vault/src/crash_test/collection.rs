@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use relevo_wire::PointId;
 
-use super::world::{Plain, ROLL_AT, Simulated, World, live_all};
+use super::world::{ROLL_AT, Simulated, World, live_all};
 use crate::collect::{Report, Rule, collect};
 use crate::completeness;
 use crate::error::StoreError;
@@ -75,7 +75,7 @@ impl Ends {
             "{context}: a point out of nothing"
         );
         for point in listed {
-            let mut shelf = Plain { vault, world };
+            let mut shelf = world.walk(vault);
             let faults = completeness::faults(&mut shelf, &point.manifest, 10).unwrap();
             assert_eq!(faults, vec![], "{context}: a listed point is not whole");
         }

@@ -5,20 +5,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use relevo_wire::chunk::{CheckedChunk, Chunk, Compressor, SealedChunk};
+use relevo_wire::chunk::{Chunk, Compressor, SealedChunk};
 use relevo_wire::identity::Authority;
 use relevo_wire::index::{ChunkRef, Extent, Node};
 use relevo_wire::key::OpeningKeys;
-use relevo_wire::manifest::{
-    Consistency, DiskImage, MANIFEST_VERSION, ManifestBody, PublicManifest, RunTotals,
-    SealedManifest, SealedRef,
-};
+use relevo_wire::manifest::SealedManifest;
 use relevo_wire::message::{RefusalCode, Request, Response};
 use relevo_wire::{ChunkId, PointId, ServerId, SessionId, Timestamp, VaultId};
 
-use crate::catalogue::Located;
-use crate::completeness::{self, Shelf};
+use crate::completeness;
 use crate::error::StoreError;
+use crate::fixture::{Walk, manifest, memory};
 use crate::ingest::{Outcome, Peer, Vault, check_chunks};
 use crate::ledger::Finding;
 use crate::store::Store;
@@ -49,18 +46,13 @@ pub(super) type Simulated = Vault<SimulatedDisk>;
 
 impl World {
     pub(super) fn new(seed: u64) -> Self {
-        let memory = std::path::Path::new("/dev/shm");
-        let dir = match memory.is_dir() {
-            true => tempfile::tempdir_in(memory),
-            false => tempfile::tempdir(),
-        };
         Self {
             disk: Arc::new(SimulatedDisk::new(seed)),
             dice: Dice::new(seed ^ 0x5eed),
             id: VaultId::random(),
             keys: OpeningKeys::generate().unwrap(),
             server: ServerId::random(),
-            dir: dir.unwrap(),
+            dir: memory(),
             snapshots: 0,
             chunks: HashMap::new(),
             points: HashSet::new(),
@@ -247,38 +239,12 @@ impl World {
             children: leaves,
         }
         .seal(secret);
-        let disk = DiskImage {
-            name: "sda".into(),
-            size: 1 << 22,
-            root: Some(SealedRef::node(reference(&root))),
-            sector: 512,
-            serial: None,
-        };
+        let taken = Timestamp::from_millis(self.asked.len() as i64);
+        let disk = Some((1 << 22, reference(&root)));
+        let manifest = manifest(&self.keys, self.server, taken, disk);
         chunks.push(root);
-        let point = PointId::random();
-        let public = PublicManifest {
-            version: MANIFEST_VERSION,
-            server: self.server,
-            point,
-            taken: Timestamp::from_millis(self.asked.len() as i64),
-            roots: vec![],
-            inventory: vec![],
-            totals: RunTotals::default(),
-        };
-        let body = ManifestBody {
-            disks: vec![disk],
-            inventory: vec![],
-            consistency: Consistency::Offline,
-            chunker: 1,
-            agent: "test".into(),
-            started: Timestamp::from_millis(0),
-            finished: Timestamp::from_millis(0),
-        };
-        (
-            chunks,
-            SealedManifest::seal(&self.keys.sealing, public, &body).unwrap(),
-            point,
-        )
+        let point = manifest.public().unwrap().point;
+        (chunks, manifest, point)
     }
 
     /// Uploads an image, perhaps with one chunk left out, and commits it.
@@ -307,6 +273,14 @@ impl World {
         Ok(())
     }
 
+    /// Walks everything, whatever the catalogue says of completeness.
+    pub(super) fn walk<'a>(&self, vault: &'a Simulated) -> Walk<'a, SimulatedDisk> {
+        Walk {
+            store: vault.store(),
+            tenant: self.keys.sealing.tenant,
+        }
+    }
+
     /// Everything acknowledged is there and whole, and nothing else is listed.
     pub(super) fn check(&self, vault: &Simulated, context: &str) {
         let tenant = self.keys.sealing.tenant;
@@ -331,7 +305,7 @@ impl World {
             "{context}: a recovery point out of nothing"
         );
         for point in listed {
-            let mut shelf = Plain { vault, world: self };
+            let mut shelf = self.walk(vault);
             let faults = completeness::faults(&mut shelf, &point.manifest, 10).unwrap();
             assert_eq!(faults, vec![], "{context}: a listed point is not whole");
         }
@@ -358,27 +332,6 @@ fn reference(chunk: &SealedChunk) -> ChunkRef {
         id: chunk.id(),
         key: chunk.key(),
     }
-}
-
-/// Walks everything, whatever the catalogue says of completeness.
-pub(super) struct Plain<'a> {
-    pub(super) vault: &'a Simulated,
-    pub(super) world: &'a World,
-}
-
-impl Shelf for Plain<'_> {
-    fn locate(&mut self, ids: &[ChunkId]) -> Result<Vec<Option<Located>>, StoreError> {
-        let tenant = self.world.keys.sealing.tenant;
-        self.vault.store().read(|c| c.locate(tenant, ids))
-    }
-    fn read(&mut self, id: ChunkId, at: Located) -> Result<Option<CheckedChunk>, StoreError> {
-        let tenant = self.world.keys.sealing.tenant;
-        self.vault.store().read_chunk(tenant, id, at).map(Some)
-    }
-    fn is_complete(&self, _: ChunkId, _: &Located) -> bool {
-        false
-    }
-    fn set_complete(&mut self, _: ChunkId) {}
 }
 
 /// Lives worlds of so many seeds, or of RELEVO_CRASH_SEEDS, two at a time.

@@ -6,15 +6,13 @@ use std::sync::Arc;
 
 use relevo_wire::identity::Authority;
 use relevo_wire::key::OpeningKeys;
-use relevo_wire::manifest::{
-    Consistency, MANIFEST_VERSION, ManifestBody, PublicManifest, RunTotals, SealedManifest,
-};
 use relevo_wire::message::{Request, Response};
 use relevo_wire::{PointId, ServerId, TenantId, Timestamp, VaultId};
 
 use super::{Deletion, Kept};
 use crate::clock::{SetClock, VaultTime};
 use crate::error::StoreError;
+use crate::fixture::{clear, manifest, memory};
 use crate::ingest::{Outcome, Peer, Vault};
 use crate::record::{ClockRecord, DeletionRecord, Record};
 use crate::retention::points::{self, Which};
@@ -47,7 +45,7 @@ impl World {
             id: VaultId::random(),
             keys: OpeningKeys::generate().unwrap(),
             server: ServerId::random(),
-            dir: tempfile::tempdir().unwrap(),
+            dir: memory(),
             taken: 1_700_000_000_000,
         }
     }
@@ -70,38 +68,15 @@ impl World {
 
     /// Only packs and what they say are left.
     fn lose_catalogue(&self) {
-        for entry in std::fs::read_dir(self.dir.path()).unwrap() {
-            let path = entry.unwrap().path();
-            match path.is_dir() {
-                true => std::fs::remove_dir_all(path).unwrap(),
-                false => std::fs::remove_file(path).unwrap(),
-            }
-        }
+        clear(self.dir.path());
     }
 
     /// Commits an image of no disks, a day after the one before.
     fn commit(&mut self, vault: &Simulated) -> PointId {
         self.taken += DAY as i64;
-        let point = PointId::random();
-        let public = PublicManifest {
-            version: MANIFEST_VERSION,
-            server: self.server,
-            point,
-            taken: Timestamp::from_millis(self.taken),
-            roots: vec![],
-            inventory: vec![],
-            totals: RunTotals::default(),
-        };
-        let body = ManifestBody {
-            disks: vec![],
-            inventory: vec![],
-            consistency: Consistency::Offline,
-            chunker: 1,
-            agent: "test".into(),
-            started: Timestamp::from_millis(0),
-            finished: Timestamp::from_millis(0),
-        };
-        let manifest = SealedManifest::seal(&self.keys.sealing, public, &body).unwrap();
+        let taken = Timestamp::from_millis(self.taken);
+        let manifest = manifest(&self.keys, self.server, taken, None);
+        let point = manifest.public().unwrap().point;
         let peer = Peer::Agent(self.tenant(), self.server);
         let session = match vault.answer(peer, Request::OpenSession) {
             Ok(Outcome::Answer(Response::SessionOpened { session })) => session,
