@@ -53,17 +53,10 @@ impl World {
     /// all of them, or a piece of the parity itself. False when there is no group.
     pub fn rot_within_parity(&self) -> bool {
         let disk = &self.machine.disk;
-        let retired = self
-            .machine
-            .with(|vault| vault.store().read(|c| c.retired()));
-        let Some(Ok(retired)) = retired else {
-            return false;
-        };
         let Ok(found) = parity::groups(&**disk, self.machine.id(), None) else {
             return false;
         };
         let mut groups = found.usable;
-        groups.retain(|group| group.members().all(|(_, pack, _)| !retired.contains(&pack)));
         if groups.is_empty() {
             return false;
         }
