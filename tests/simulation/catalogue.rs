@@ -67,15 +67,6 @@ impl CatalogueFiles {
         self.snapshots += 1;
     }
 
-    /// No older state is to come back.
-    pub fn drop_snapshots(&mut self) {
-        for number in 0..std::mem::take(&mut self.snapshots) {
-            let (file, index) = self.snapshot_of(number);
-            let _ = std::fs::remove_file(file);
-            let _ = std::fs::remove_dir_all(index);
-        }
-    }
-
     /// Does to it what an end of the vault may.
     pub fn age(&self, dice: &mut Dice, fate: Option<CatalogueFate>) -> CatalogueFate {
         match dice.roll(8) {

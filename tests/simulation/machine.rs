@@ -221,11 +221,6 @@ impl Machine {
                     harmed = false;
                     self.catalogue.lock().unwrap().lose();
                 }
-                Err(StoreError::Storage(text)) if text.starts_with("read pack") => {
-                    // None of the bytes that are to be read can be: whether they will be again
-                    // the vault leaves to its operator, who copies the disk.
-                    self.disk.mend();
-                }
                 Err(error) => panic!("the vault does not open: {error}"),
             }
         }

@@ -325,11 +325,6 @@ impl World {
         let fate = self.machine.catalogue.lock().unwrap().age(&mut dice, fate);
         let findings = self.machine.start(&mut dice, fate, faults);
         *self.dice() = dice;
-        if self.promises().damaged && matches!(fate, CatalogueFate::Lost | CatalogueFate::Harmed) {
-            // Damage at a pack's end was taken for unfinished then, and cut off: an older catalogue
-            // must not come back behind that, as docs/durability.md says.
-            self.machine.catalogue.lock().unwrap().drop_snapshots();
-        }
         let mut shown: Vec<String> = findings.iter().map(|f| f.to_string()).collect();
         shown.sort();
         self.note(format_args!(
