@@ -19,9 +19,10 @@ use crate::AgentError;
 use crate::cache::{Cache, Scope};
 use crate::disk::Disk;
 use crate::pipeline::{Counters, Imaged, Pipeline, PipelineError, Run};
-use crate::report::BackupReport;
+use crate::report::{BackupReport, DiskTracking};
 use crate::seal::UnderWay;
 use crate::stop::Stop;
+use crate::tracking::{Basis, Tracking};
 use crate::uplink::{Committed, Dial, Link, Patience, Uplink, UplinkError};
 
 /// Sealed chunks between the workers and the uplink: at most 4 MiB.
@@ -45,6 +46,9 @@ pub struct BackupRun {
     pub inventory: Inventory,
     /// The cache's file.
     pub cache: PathBuf,
+    /// Where it is kept what was written to the disks since their last images. With none, disks
+    /// are read whole and compared.
+    pub tracking: Option<PathBuf>,
     /// Threads that read and seal. With none, each part is done before the next begins: all is
     /// read and sealed into memory, then sent, then remembered. That suits small disks, and
     /// whoever wants the same steps every time.
@@ -117,9 +121,26 @@ impl BackupRun {
         disks: &Arc<Vec<Disk>>,
         from_scratch: bool,
     ) -> Result<Attempt, AgentError> {
-        let started = Timestamp::now();
-        let (imaged, cache) = self.image(uplink, disks, from_scratch).await?;
-        self.commit(uplink, disks, imaged, cache, started).await
+        let (started, point) = (Timestamp::now(), PointId::random());
+        let (imaged, cache, mut tracked) = self.image(uplink, disks, from_scratch, point).await?;
+        let mut chosen = Vec::new();
+        for ((tracking, disk), unmarked) in
+            tracked.iter_mut().zip(disks.iter()).zip(&imaged.unmarked)
+        {
+            chosen.push(DiskTracking::new(disk.name(), tracking.basis(), *unmarked));
+            if *unmarked > 0 {
+                tracking.alarm(disk, *unmarked);
+            }
+        }
+        let done = self.commit(uplink, disks, imaged, cache, started, point);
+        let mut done = done.await?;
+        if let Attempt::Done(report) = &mut done {
+            report.tracking = chosen;
+            for (tracking, disk) in tracked.iter_mut().zip(disks.iter()) {
+                tracking.commit(disk, point);
+            }
+        }
+        Ok(done)
     }
 
     /// Reads, seals and uploads; returns when all is on the vault's stable storage.
@@ -128,7 +149,8 @@ impl BackupRun {
         uplink: &mut Uplink<'_, D>,
         disks: &Arc<Vec<Disk>>,
         from_scratch: bool,
-    ) -> Result<(Imaged, Cache), AgentError> {
+        point: PointId,
+    ) -> Result<(Imaged, Cache, Vec<Tracking>), AgentError> {
         let (vault, epoch) = uplink.link().vault();
         let scope = Scope {
             vault,
@@ -146,6 +168,8 @@ impl BackupRun {
         if from_scratch {
             cache.clear().map_err(failed)?;
         }
+        let tracked = self.track(disks, &cache, point);
+        let bases: Vec<Basis> = tracked.iter().map(|t| t.basis().clone()).collect();
         let inventory =
             serde_json::to_vec(&self.inventory).map_err(|e| AgentError::Internal(e.to_string()))?;
         let alone = self.workers == 0;
@@ -158,6 +182,7 @@ impl BackupRun {
                 previous: self.keys.previous_secrets.clone(),
                 facts: facts.clone(),
                 counters: self.counters.clone(),
+                scratch: self.cache.with_extension("leaves"),
                 halt: halt.clone(),
             },
             self.workers,
@@ -167,7 +192,7 @@ impl BackupRun {
         )
         .map_err(failed)?;
         let shared = disks.clone();
-        let read = move || pipeline.run(&shared, &inventory, MAX_CHUNK);
+        let read = move || pipeline.run(&shared, &bases, &inventory, MAX_CHUNK);
         let record = move || {
             cache.record(&mut recorded, |chunk| under_way.remove(chunk));
             cache
@@ -194,12 +219,26 @@ impl BackupRun {
         let cache = recording.finish().await?;
         match (imaged, uploaded) {
             (Err(PipelineError::Disk(error)), _) => Err(error.into()),
+            (Err(PipelineError::Scratch(source)), _) => Err(AgentError::State {
+                path: self.cache.with_extension("leaves"),
+                source,
+            }),
             (_, Err(error)) => Err(error),
             (Err(PipelineError::UplinkGone(gone)), Ok(())) => {
                 Err(AgentError::Internal(gone.to_string()))
             }
-            (Ok(imaged), Ok(())) => Ok((imaged, cache)),
+            (Ok(imaged), Ok(())) => Ok((imaged, cache, tracked)),
         }
+    }
+
+    /// What may be believed of each disk's changes. From here on writes are marked for the next
+    /// run: nothing has been read yet.
+    fn track(&self, disks: &[Disk], cache: &Cache, point: PointId) -> Vec<Tracking> {
+        let tracking = disks.iter().map(|disk| match &self.tracking {
+            Some(dir) => Tracking::begin(dir, disk, cache.last_image(disk.name()), point),
+            None => Tracking::off(),
+        });
+        tracking.collect()
     }
 
     async fn commit<D: Dial>(
@@ -209,6 +248,7 @@ impl BackupRun {
         imaged: Imaged,
         mut cache: Cache,
         started: Timestamp,
+        point: PointId,
     ) -> Result<Attempt, AgentError> {
         let finished = Timestamp::now();
         let mut consistency = Consistency::Offline;
@@ -249,7 +289,7 @@ impl BackupRun {
             started,
             finished,
         };
-        let point = PointId::random();
+        let survey = imaged.survey;
         let public = PublicManifest {
             version: MANIFEST_VERSION,
             server: self.server,
@@ -263,10 +303,10 @@ impl BackupRun {
         match uplink.commit(&manifest).await? {
             Committed::Incomplete(missing) => Ok(Attempt::Incomplete(missing.len())),
             Committed::Stored(stored) => {
-                if let Err(error) = cache.promote() {
+                if let Err(error) = cache.promote(point, disks.iter().map(Disk::name)) {
                     tracing::warn!("cache: {error}; the next run takes longer");
                 }
-                Ok(Attempt::Done(Box::new(BackupReport::new(
+                let report = BackupReport::new(
                     self.server,
                     point,
                     started,
@@ -274,7 +314,8 @@ impl BackupRun {
                     stored,
                     consistency,
                     Timestamp::now().since(started),
-                ))))
+                );
+                Ok(Attempt::Done(Box::new(report.with_survey(survey))))
             }
         }
     }

@@ -19,6 +19,7 @@ use crate::progress;
 use crate::report::InventoryPage;
 use crate::state::{DEFAULT_DIR, StateDir};
 use crate::stop::Stop;
+use crate::tracking_command::{self, TrackingArgs};
 use crate::uplink::{Patience, VaultDial};
 
 /// Most threads that read and seal: more than eight only compete for the disk.
@@ -47,6 +48,7 @@ enum Command {
     Backup(BackupArgs),
     Keys(KeysArgs),
     Inventory(InventoryArgs),
+    Tracking(TrackingArgs),
     /// Print completions for a shell.
     ///
     /// For bash: relevo-agent completions bash > /etc/bash_completion.d/relevo-agent
@@ -104,6 +106,12 @@ struct BackupArgs {
     /// Where the agent keeps its state.
     #[arg(long, value_name = "DIR", default_value = DEFAULT_DIR)]
     state: PathBuf,
+    /// Read all of every disk, and do not have the kernel mark what is written from now on.
+    #[arg(long)]
+    no_tracking: bool,
+    /// Read blocks that no file system uses, too. Without it they are zeros in the image.
+    #[arg(long)]
+    all_blocks: bool,
     /// Print the result as one line of JSON.
     #[arg(long)]
     json: bool,
@@ -150,6 +158,7 @@ impl Cli {
             Command::Backup(args) => run_backup(args),
             Command::Keys(args) => run_keys(args),
             Command::Inventory(args) => run_inventory(&args),
+            Command::Tracking(args) => tracking_command::run(args),
             Command::Completions { shell } => {
                 let mut page = Vec::new();
                 clap_complete::generate(shell, &mut Self::command(), "relevo-agent", &mut page);
@@ -183,9 +192,12 @@ fn run_backup(args: BackupArgs) -> Result<(), AgentError> {
     let state = StateDir::new(args.state);
     let enrolled = state.read()?;
     let _lock = state.lock()?;
-    let disks = inventory::open_disks(&args.disks)?;
-    for disk in &disks {
+    let mut disks = inventory::open_disks(&args.disks)?;
+    for disk in &mut disks {
         warn_if_mounted(disk);
+        if args.all_blocks {
+            disk.read_all_blocks();
+        }
     }
     let mut found = inventory::of_disks(&disks);
     if let Some(path) = &args.inventory {
@@ -202,6 +214,7 @@ fn run_backup(args: BackupArgs) -> Result<(), AgentError> {
         disks,
         inventory: found,
         cache: state.cache(),
+        tracking: (!args.no_tracking).then(|| state.tracking()),
         workers: std::thread::available_parallelism().map_or(2, |n| n.get().min(MAX_WORKERS)),
         limits: UploadLimits::default(),
         patience: Patience::default(),
@@ -321,13 +334,13 @@ fn manual() -> Vec<u8> {
     page
 }
 
-fn print_json<T: Serialize>(value: &T) -> Result<(), AgentError> {
+pub(crate) fn print_json<T: Serialize>(value: &T) -> Result<(), AgentError> {
     let text = serde_json::to_string(value).map_err(|e| AgentError::Internal(e.to_string()))?;
     print(format!("{text}\n").as_bytes())
 }
 
 /// To standard output; a reader that has gone away is not a failure of ours.
-fn print(bytes: &[u8]) -> Result<(), AgentError> {
+pub(crate) fn print(bytes: &[u8]) -> Result<(), AgentError> {
     let mut out = io::stdout().lock();
     match out.write_all(bytes).and_then(|()| out.flush()) {
         Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(AgentError::State {
@@ -346,7 +359,7 @@ mod tests {
     fn the_definition_is_sound_and_the_manual_names_every_command() {
         Cli::command().debug_assert();
         let page = String::from_utf8_lossy(&manual()).into_owned();
-        for name in ["ENROLL", "BACKUP", "KEYS", "INVENTORY"] {
+        for name in ["ENROLL", "BACKUP", "KEYS", "INVENTORY", "TRACKING"] {
             assert!(page.contains(&format!("COMMAND {name}")), "{name}");
         }
     }

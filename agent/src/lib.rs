@@ -12,6 +12,7 @@
 //!
 //! * [`disk`], [`span`]: what is read, in spans of 4 MiB, without holes; [`stillness`]: whether
 //!   it stood still.
+//! * [`tracking`]: what was written since the last image, as the kernel saw it.
 //! * [`used`]: which blocks are in use, by the disk's own structures.
 //! * [`seal`]: one span to one leaf of the index; [`pipeline`]: one disk to one root.
 //! * [`uplink`]: drives [`relevo_wire::upload`] over a vault that may go away and come back.
@@ -38,6 +39,7 @@ mod disk_argument;
 pub mod enroll;
 pub mod error;
 pub mod inventory;
+pub mod leaves;
 pub mod pipeline;
 pub mod progress;
 pub mod report;
@@ -46,6 +48,8 @@ pub mod span;
 pub mod state;
 pub mod stillness;
 pub mod stop;
+pub mod tracking;
+mod tracking_command;
 pub mod uplink;
 pub mod used;
 

@@ -1,26 +1,38 @@
 //! One disk to the root of its index: workers over spans, their results back in disk order.
 //!
+//! What is not in use is not read. On a disk that is written meanwhile more may be in use when
+//! its end is reached: then it is looked at anew, and spans with blocks that came into use are
+//! read again, before the tree above the leaves is built.
+//!
 //! A worker does all of a span (read, hash, cut, seal), so that its bytes stay in one
 //! processor's cache; only references come back. Workers may run ahead of the slowest by
 //! 1024 spans, which bounds what waits to be put in order. A single worker needs no thread.
 
 use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-use relevo_wire::index::{ChunkRef, TreeBuilder};
+use relevo_wire::index::{ChunkRef, SPAN, TreeBuilder};
 use relevo_wire::key::TenantSecret;
+use relevo_wire::manifest::Consistency;
 use tokio::sync::mpsc;
 
 use crate::cache::{Cache, Fact};
 use crate::disk::{Disk, DiskError};
+use crate::leaves::Leaves;
 use crate::seal::{Offer, SealedSpan, Sealer, UnderWay, UplinkGone};
 use crate::span::{self, SpanReader};
 use crate::stop::Stop;
+use crate::tracking::Basis;
+use crate::used::{self, DiskSource, Survey, UsedMap};
 
 /// Spans that may be finished ahead of the first unfinished one.
 const WINDOW: u64 = 1024;
+/// How often what came into use meanwhile is looked for.
+const ROUNDS: usize = 3;
 
 /// Why a disk did not become an image.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +40,9 @@ pub enum PipelineError {
     /// The disk could not be read whole.
     #[error(transparent)]
     Disk(#[from] DiskError),
+    /// The file of leaves cannot be made, written or read.
+    #[error(transparent)]
+    Scratch(#[from] io::Error),
     /// The uplink failed, and knows why.
     #[error(transparent)]
     UplinkGone(#[from] UplinkGone),
@@ -79,6 +94,8 @@ pub struct Run {
     pub facts: mpsc::Sender<Fact>,
     /// Filled as it goes.
     pub counters: Arc<Counters>,
+    /// A file in the agent's directory, for a moment.
+    pub scratch: PathBuf,
     /// Set by whoever takes no more offers: over a disk that did not change nothing is offered,
     /// which would tell.
     pub halt: Stop,
@@ -115,17 +132,32 @@ impl Pipeline {
         })
     }
 
-    /// Images the disks one after the other, then seals `inventory` in pieces of `piece` bytes.
+    /// Images the disks one after the other, each with what may be believed of its changes, then
+    /// seals `inventory` in pieces of `piece` bytes.
     pub fn run(
         mut self,
         disks: &[Disk],
+        bases: &[Basis],
         inventory: &[u8],
         piece: usize,
     ) -> Result<Imaged, PipelineError> {
-        let mut imaged = Imaged::default();
-        for disk in disks {
-            let root = self.run.image(disk, &mut self.sealers, &mut self.nodes)?;
-            imaged.roots.push(root);
+        let mut imaged = Imaged {
+            survey: self.run.survey(disks),
+            ..Imaged::default()
+        };
+        let mut all_leaves = Vec::new();
+        for ((disk, basis), used) in disks.iter().zip(bases).zip(&imaged.survey.maps) {
+            let leaves = Leaves::new(&self.run.scratch, span::count(disk.size()))?;
+            let source = Source::new(disk, basis, used);
+            let spans = Spans::All(span::count(disk.size()));
+            self.run
+                .image(&source, &spans, &mut self.sealers, &leaves)?;
+            imaged.unmarked.push(source.unmarked.into_inner());
+            all_leaves.push(leaves);
+        }
+        self.catch_up(disks, bases, &mut imaged.survey, &all_leaves)?;
+        for (disk, leaves) in disks.iter().zip(all_leaves) {
+            imaged.roots.push(self.tree(disk, &leaves)?);
         }
         for part in inventory.chunks(piece) {
             let chunk = self.nodes.seal_data(part)?;
@@ -133,37 +165,167 @@ impl Pipeline {
         }
         Ok(imaged)
     }
+
+    /// Reads spans again in which blocks came into use since they were read: metadata that were
+    /// read later may refer to them.
+    fn catch_up(
+        &mut self,
+        disks: &[Disk],
+        bases: &[Basis],
+        survey: &mut Survey,
+        all_leaves: &[Leaves],
+    ) -> Result<(), PipelineError> {
+        for _ in 0..ROUNDS {
+            let still = |disk: &Disk| matches!(disk.consistency(), Ok(Consistency::Offline));
+            if survey.free_bytes() == 0 || disks.iter().all(still) {
+                return Ok(());
+            }
+            let now = self.run.survey(disks);
+            let mut caught_up = true;
+            for (at, (disk, basis)) in disks.iter().zip(bases).enumerate() {
+                let since = now.maps[at].used_since(&survey.maps[at]);
+                if since.is_empty() {
+                    continue;
+                }
+                caught_up = false;
+                survey.maps[at] = survey.maps[at].union(&now.maps[at]);
+                let spans = Spans::these(&since);
+                tracing::info!(
+                    "{}: blocks in {} spans came into use while it was read: reading them again",
+                    disk.path().display(),
+                    spans.count()
+                );
+                let mut source = Source::new(disk, basis, &survey.maps[at]);
+                source.again = true;
+                let leaves = &all_leaves[at];
+                self.run.image(&source, &spans, &mut self.sealers, leaves)?;
+            }
+            if caught_up {
+                return Ok(());
+            }
+        }
+        tracing::warn!(
+            "blocks come into use faster than the disks are read: what was written at the end of \
+             the run may be missing in the image"
+        );
+        Ok(())
+    }
+
+    /// The root of the tree above leaves.
+    fn tree(&mut self, disk: &Disk, leaves: &Leaves) -> Result<Option<ChunkRef>, PipelineError> {
+        let mut tree = TreeBuilder::new(self.run.secret.clone(), disk.size());
+        leaves.each(|leaf| {
+            emit(&mut self.nodes, |mut emit| tree.push(leaf, &mut emit))?;
+            Ok::<_, PipelineError>(())
+        })?;
+        let mut root = None;
+        emit(&mut self.nodes, |mut emit| root = tree.finish(&mut emit))?;
+        Ok(root)
+    }
+}
+
+/// A disk that is imaged.
+struct Source<'a> {
+    disk: &'a Disk,
+    name: Arc<str>,
+    basis: &'a Basis,
+    used: &'a UsedMap,
+    /// Whether its spans were read in this run before.
+    again: bool,
+    /// Spans that changed though nothing said so.
+    unmarked: AtomicU64,
+}
+
+impl<'a> Source<'a> {
+    fn new(disk: &'a Disk, basis: &'a Basis, used: &'a UsedMap) -> Self {
+        Self {
+            disk,
+            name: disk.name().into(),
+            basis,
+            used,
+            again: false,
+            unmarked: AtomicU64::new(0),
+        }
+    }
+}
+
+/// Numbers of spans to read.
+enum Spans {
+    /// So many from the first on.
+    All(u64),
+    These(Vec<u64>),
+}
+
+impl Spans {
+    /// Those that have bytes of these runs, which are sorted.
+    fn these(runs: &[(u64, u64)]) -> Self {
+        let mut numbers = Vec::new();
+        for (start, end) in runs {
+            let first = numbers.last().map_or(0, |last| last + 1);
+            numbers.extend((start / SPAN).max(first)..end.div_ceil(SPAN));
+        }
+        Self::These(numbers)
+    }
+
+    fn count(&self) -> u64 {
+        match self {
+            Self::All(count) => *count,
+            Self::These(numbers) => numbers.len() as u64,
+        }
+    }
+
+    fn number(&self, at: u64) -> u64 {
+        match self {
+            Self::All(_) => at,
+            Self::These(numbers) => numbers[at as usize],
+        }
+    }
 }
 
 impl Run {
+    fn survey(&self, disks: &[Disk]) -> Survey {
+        if disks.iter().any(Disk::reads_all_blocks) {
+            return Survey::none(disks.len());
+        }
+        let sources = disks
+            .iter()
+            .map(|d| (d, DiskSource::new(d).until(&self.halt)));
+        let sources: Vec<_> = sources.collect();
+        let sources = sources
+            .iter()
+            .map(|(d, source)| (d.name(), source as &dyn used::Source));
+        used::survey(&sources.collect::<Vec<_>>())
+    }
+
     fn image(
         &self,
-        disk: &Disk,
+        source: &Source<'_>,
+        spans: &Spans,
         sealers: &mut [Sealer],
-        nodes: &mut Sealer,
-    ) -> Result<Option<ChunkRef>, PipelineError> {
-        let name: Arc<str> = disk.name().into();
-        let mut order = InOrder::new(self, &name, disk, nodes);
+        leaves: &Leaves,
+    ) -> Result<(), PipelineError> {
+        let mut order = InOrder::new(self, &source.name, spans, leaves);
         if let [sealer] = sealers {
             let mut reader = SpanReader::default();
-            for number in 0..span::count(disk.size()) {
-                let sealed = self.one_span(disk, &name, number, &mut reader, sealer)?;
-                order.push(number, sealed)?;
+            for at in 0..spans.count() {
+                let sealed = self.one_span(source, spans.number(at), &mut reader, sealer)?;
+                order.push(at, sealed)?;
             }
-            return order.finish();
+            return Ok(());
         }
-        let queue = Queue::new(span::count(disk.size()));
+        let queue = Queue::new(spans.count());
         let (results, received) = sync_channel(sealers.len() * 4);
         std::thread::scope(|scope| {
             for sealer in sealers {
-                let (queue, results, name) = (&queue, results.clone(), name.clone());
+                let (queue, results) = (&queue, results.clone());
                 scope.spawn(move || {
                     let _guard = StopOnPanic(queue);
                     let mut reader = SpanReader::default();
-                    while let Some(number) = queue.take() {
-                        let result = self.one_span(disk, &name, number, &mut reader, sealer);
+                    while let Some(at) = queue.take() {
+                        let number = spans.number(at);
+                        let result = self.one_span(source, number, &mut reader, sealer);
                         let failed = result.is_err();
-                        if results.send((number, result)).is_err() || failed {
+                        if results.send((at, result)).is_err() || failed {
                             return;
                         }
                     }
@@ -174,15 +336,13 @@ impl Run {
             let collected = collect(received, &queue, &mut order);
             // Whoever waits for its turn after a failure must not wait for ever.
             queue.stop();
-            collected?;
-            order.finish()
+            collected
         })
     }
 
     fn one_span(
         &self,
-        disk: &Disk,
-        name: &str,
+        source: &Source<'_>,
         number: u64,
         reader: &mut SpanReader,
         sealer: &mut Sealer,
@@ -190,8 +350,31 @@ impl Run {
         if self.halt.is_set() {
             return Err(UplinkGone.into());
         }
-        let span = reader.read(disk, number)?;
+        let Source {
+            disk, name, used, ..
+        } = source;
+        if source.again {
+            let span = reader.read(disk, used, number)?;
+            Counters::add(&self.counters.read, span.read);
+            return Ok(sealer.seal_again(&span)?);
+        }
+        let bytes = number * SPAN..(number * SPAN + SPAN).min(disk.size());
+        if let Some(marked) = source.basis.trusted()
+            && !marked.touch(bytes.clone())
+            && let shape = reader.shape(disk, used, number)?
+            && let Some(sealed) = sealer.unchanged(name, number, shape)
+        {
+            Counters::add(&self.counters.done, bytes.end - bytes.start);
+            return Ok(sealed);
+        }
+        let span = reader.read(disk, used, number)?;
         let sealed = sealer.seal(name, &span)?;
+        if let Some(marked) = source.basis.to_prove()
+            && sealed.differs
+            && !marked.touch(bytes)
+        {
+            source.unmarked.fetch_add(1, Ordering::Relaxed);
+        }
         Counters::add(&self.counters.done, span.length);
         Counters::add(&self.counters.read, span.read);
         if sealed.changed {
@@ -213,57 +396,51 @@ fn collect(
     queue: &Queue,
     order: &mut InOrder<'_>,
 ) -> Result<(), PipelineError> {
-    for (number, result) in received {
-        order.push(number, result?)?;
+    for (at, result) in received {
+        order.push(at, result?)?;
         queue.advance(order.head);
     }
     Ok(())
 }
 
-/// Puts spans in the disk's order and builds the tree above them.
+/// Puts spans in the disk's order, and keeps their leaves.
 struct InOrder<'a> {
     run: &'a Run,
     disk: &'a Arc<str>,
-    nodes: &'a mut Sealer,
-    tree: TreeBuilder,
+    spans: &'a Spans,
+    leaves: &'a Leaves,
     waiting: BTreeMap<u64, SealedSpan>,
     /// The first span that has not come.
     head: u64,
 }
 
 impl<'a> InOrder<'a> {
-    fn new(run: &'a Run, name: &'a Arc<str>, disk: &Disk, nodes: &'a mut Sealer) -> Self {
+    fn new(run: &'a Run, name: &'a Arc<str>, spans: &'a Spans, leaves: &'a Leaves) -> Self {
         Self {
             run,
             disk: name,
-            nodes,
-            tree: TreeBuilder::new(run.secret.clone(), disk.size()),
+            spans,
+            leaves,
             waiting: BTreeMap::new(),
             head: 0,
         }
     }
 
-    fn push(&mut self, number: u64, sealed: SealedSpan) -> Result<(), UplinkGone> {
-        self.waiting.insert(number, sealed);
+    fn push(&mut self, at: u64, sealed: SealedSpan) -> Result<(), PipelineError> {
+        self.waiting.insert(at, sealed);
         while let Some(sealed) = self.waiting.remove(&self.head) {
+            let span = self.spans.number(self.head);
             if let Some(known) = sealed.remember {
-                let (disk, span) = (self.disk.clone(), self.head);
+                let disk = self.disk.clone();
                 self.run
                     .facts
                     .blocking_send(Fact::Span { disk, span, known })
                     .map_err(|_| UplinkGone)?;
             }
-            let tree = &mut self.tree;
-            emit(self.nodes, |mut emit| tree.push(sealed.leaf, &mut emit))?;
+            self.leaves.set(span, sealed.leaf)?;
             self.head += 1;
         }
         Ok(())
-    }
-
-    fn finish(self) -> Result<Option<ChunkRef>, PipelineError> {
-        let mut root = None;
-        emit(self.nodes, |mut emit| root = self.tree.finish(&mut emit))?;
-        Ok(root)
     }
 }
 
@@ -286,6 +463,10 @@ fn emit(
 pub struct Imaged {
     /// Root of each disk's index, in order; none when it is all zeros.
     pub roots: Vec<Option<ChunkRef>>,
+    /// What of the disks was taken as used.
+    pub survey: Survey,
+    /// Spans of each disk that differ from the last image though they were not marked.
+    pub unmarked: Vec<u64>,
     /// Pieces of the inventory and their lengths.
     pub inventory: Vec<(ChunkRef, u32)>,
 }
@@ -365,6 +546,20 @@ impl Drop for StopOnPanic<'_> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn spans_of_runs_come_once_and_in_order() {
+        let runs = [
+            (10, 20),
+            (30, SPAN + 1),
+            (2 * SPAN, 3 * SPAN),
+            (9 * SPAN - 1, 9 * SPAN),
+        ];
+        let Spans::These(numbers) = Spans::these(&runs) else {
+            panic!("all")
+        };
+        assert_eq!(numbers, [0, 1, 2, 8]);
+    }
 
     /// Guards against a run that hangs for ever over a fault in one of its threads.
     #[test]

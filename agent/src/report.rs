@@ -9,6 +9,10 @@ use relevo_wire::manifest::{Consistency, RunTotals};
 use relevo_wire::{PointId, ServerId, Timestamp};
 use serde::Serialize;
 
+use crate::tracking::Basis;
+use crate::tracking::grains::Grains;
+use crate::used::{Area, Survey};
+
 /// What a backup came to.
 #[derive(Clone, Debug, Serialize)]
 pub struct BackupReport {
@@ -32,8 +36,48 @@ pub struct BackupReport {
     pub sent_bytes: u64,
     /// Bytes that the vault grew by.
     pub stored_bytes: u64,
+    /// Bytes that nothing uses: they were not read, and are zeros in the image.
+    pub free_bytes: u64,
     /// Milliseconds from the first read to the vault's word.
     pub duration_ms: u64,
+    /// What of each disk was read, and why.
+    pub tracking: Vec<DiskTracking>,
+    /// What was found on the disks.
+    pub areas: Vec<Area>,
+}
+
+/// How a run chose what to read of a disk.
+#[derive(Clone, Debug, Serialize)]
+pub struct DiskTracking {
+    /// The disk's name in the image.
+    pub disk: String,
+    /// `changes`: only what was written since the last image; `proof`: all, to prove what was
+    /// marked; `all`.
+    pub read: &'static str,
+    /// Why all was read.
+    pub reason: Option<String>,
+    /// Bytes that were marked as written since the last image.
+    pub marked_bytes: Option<u64>,
+    /// Spans that had changed without being marked: an alarm.
+    pub unmarked_spans: u64,
+}
+
+impl DiskTracking {
+    /// Of a disk, by what was believed of it.
+    pub fn new(disk: &str, basis: &Basis, unmarked_spans: u64) -> Self {
+        let (read, reason, marked) = match basis {
+            Basis::Changed(grains) => ("changes", None, Some(grains)),
+            Basis::Proof(grains) => ("proof", None, Some(grains)),
+            Basis::Nothing(reason) => ("all", Some(reason.clone()), None),
+        };
+        Self {
+            disk: disk.into(),
+            read,
+            reason,
+            marked_bytes: marked.map(Grains::bytes),
+            unmarked_spans,
+        }
+    }
 }
 
 impl BackupReport {
@@ -58,7 +102,19 @@ impl BackupReport {
             new_bytes: totals.new,
             sent_bytes: totals.sent,
             stored_bytes: stored,
+            free_bytes: 0,
             duration_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
+            tracking: Vec::new(),
+            areas: Vec::new(),
+        }
+    }
+
+    /// With what was found on the disks.
+    pub fn with_survey(self, survey: Survey) -> Self {
+        Self {
+            free_bytes: survey.free_bytes(),
+            areas: survey.areas,
+            ..self
         }
     }
 }
@@ -68,6 +124,7 @@ impl fmt::Display for BackupReport {
         writeln!(f, "recovery point {} of {}", self.point, self.taken)?;
         for (what, bytes) in [
             ("disk", self.disk_bytes),
+            ("free", self.free_bytes),
             ("read", self.read_bytes),
             ("changed", self.changed_bytes),
             ("new", self.new_bytes),

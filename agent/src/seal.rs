@@ -57,10 +57,12 @@ impl UnderWay {
 pub struct SealedSpan {
     /// Its leaf; none when it is all zeros.
     pub leaf: Option<ChunkRef>,
-    /// Whether it differs from the last image.
+    /// Whether it differs from the last image; what is not known of that does.
     pub changed: bool,
+    /// Whether the same bytes of it were read for the last image, and were others.
+    pub differs: bool,
     /// What to remember of it, when that differs from what is remembered.
-    pub remember: Option<Option<KnownSpan>>,
+    pub remember: Option<KnownSpan>,
 }
 
 /// Seals spans, with what one worker needs for it.
@@ -97,26 +99,70 @@ impl Sealer {
         }
     }
 
+    /// A span that is as it was at the last image, if the cache knows how that was, and the same
+    /// bytes of it were read as would be now: what was not in use then may be now, as it is.
+    pub fn unchanged(&mut self, disk: &str, number: u64, shape: u64) -> Option<SealedSpan> {
+        let (_, known) = self.cache.span(disk, number)?;
+        if known.shape != shape {
+            return None;
+        }
+        Some(SealedSpan {
+            leaf: known.leaf(),
+            changed: false,
+            differs: false,
+            remember: None,
+        })
+    }
+
     /// Seals one span. Blocks while the uplink has no room.
     pub fn seal(&mut self, disk: &str, span: &Span<'_>) -> Result<SealedSpan, UplinkGone> {
         let known = self.cache.span(disk, span.number);
+        self.seal_over(known, span)
+    }
+
+    /// Seals a span that was sealed in this run already: what is to be remembered of it is told
+    /// whatever the last image held.
+    pub fn seal_again(&mut self, span: &Span<'_>) -> Result<SealedSpan, UplinkGone> {
+        self.seal_over(None, span)
+    }
+
+    fn seal_over(
+        &mut self,
+        known: Option<(usize, KnownSpan)>,
+        span: &Span<'_>,
+    ) -> Result<SealedSpan, UplinkGone> {
+        let same_shape = known.is_some_and(|(_, known)| known.shape == span.shape);
+        let shape = span.shape;
         let Content::Data(bytes) = span.content else {
+            let zeros = KnownSpan { shape, data: None };
+            let held_data = known.is_some_and(|(_, known)| known.data.is_some());
             return Ok(SealedSpan {
                 leaf: None,
-                changed: known.is_some(),
-                remember: known.map(|_| None),
+                changed: held_data,
+                differs: held_data && same_shape,
+                remember: known
+                    .is_none_or(|(_, known)| known != zeros)
+                    .then_some(zeros),
             });
         };
         let hash_under =
             |secret: usize| *blake3::keyed_hash(&self.span_keys[secret], bytes).as_bytes();
         let (mut secret, mut hash) = (0, None);
-        if let Some((under, known)) = known {
+        if let Some((under, known)) = known
+            && let Some((before, leaf)) = known.data
+        {
             let found = hash_under(under);
-            if found == known.hash {
+            if found == before {
+                let reshaped = KnownSpan {
+                    shape,
+                    data: Some((found, leaf)),
+                };
                 return Ok(SealedSpan {
-                    leaf: Some(known.leaf),
+                    leaf: Some(leaf),
                     changed: false,
-                    remember: None,
+                    differs: false,
+                    // Under an earlier secret its hash says nothing under this one.
+                    remember: (!same_shape && under == 0).then_some(reshaped),
                 });
             }
             (secret, hash) = (under, Some(found));
@@ -138,7 +184,11 @@ impl Sealer {
         Ok(SealedSpan {
             leaf: Some(leaf),
             changed: true,
-            remember: Some(Some(KnownSpan { hash, leaf })),
+            differs: same_shape,
+            remember: Some(KnownSpan {
+                shape,
+                data: Some((hash, leaf)),
+            }),
         })
     }
 

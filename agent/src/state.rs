@@ -49,6 +49,11 @@ impl StateDir {
         self.0.join("cache.sqlite")
     }
 
+    /// What is known of writes to the disks since their last images.
+    pub fn tracking(&self) -> PathBuf {
+        self.0.join("tracking")
+    }
+
     /// Takes the lock for one run; it ends with the process, however that ends.
     pub fn lock(&self) -> Result<Lock, AgentError> {
         let path = self.0.join("lock");

@@ -38,6 +38,14 @@ impl Need {
         Self::new("/dev/net/tun", there, "load the tun module")
     }
 
+    /// Programs in the kernel on the block layer's tracepoints, pinned (Linux 5.15 and later).
+    pub fn tracepoints() -> Self {
+        let mounted = |path: &str| std::path::Path::new(path).join("events/block").is_dir();
+        let there = mounted("/sys/kernel/tracing") || mounted("/sys/kernel/debug/tracing");
+        let bpf = std::path::Path::new("/sys/fs/bpf").is_dir();
+        Self::new("BPF and tracefs", there && bpf, "mount tracefs")
+    }
+
     /// A program in the path.
     pub fn program(name: &'static str) -> Self {
         let paths = std::env::var_os("PATH").unwrap_or_default();

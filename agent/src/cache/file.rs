@@ -9,13 +9,14 @@ use rusqlite::Connection;
 
 use super::Scope;
 
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 const SCHEMA: &str = "
     CREATE TABLE scope (text TEXT NOT NULL);
     CREATE TABLE chunks (tag BLOB PRIMARY KEY, id BLOB NOT NULL, proof BLOB NOT NULL) WITHOUT ROWID;
-    CREATE TABLE spans (disk TEXT, span INTEGER, hash BLOB, id BLOB, key BLOB, proof BLOB,
+    CREATE TABLE spans (disk TEXT, span INTEGER, shape INTEGER, hash BLOB, id BLOB, key BLOB, proof BLOB,
                         PRIMARY KEY (disk, span)) WITHOUT ROWID;
-    CREATE TABLE staged (disk TEXT, span INTEGER, hash BLOB, id BLOB, key BLOB, proof BLOB,
+    CREATE TABLE images (disk TEXT PRIMARY KEY, point BLOB NOT NULL) WITHOUT ROWID;
+    CREATE TABLE staged (disk TEXT, span INTEGER, shape INTEGER, hash BLOB, id BLOB, key BLOB, proof BLOB,
                          PRIMARY KEY (disk, span)) WITHOUT ROWID;
 ";
 

@@ -3,7 +3,8 @@
 //! | table | says |
 //! | --- | --- |
 //! | `chunks` | the chunk with this key (as a tag, keyed BLAKE3 of it) is in the vault under this id |
-//! | `spans` | at the last image, this span of this disk hashed to this and was this leaf; no row: zeros or unknown |
+//! | `spans` | at the last image, this span of this disk hashed to this and was this leaf, or was all zeros |
+//! | `images` | which recovery point was a disk's last image; a row of `spans` may be missing all the same |
 //! | `staged` | what the run under way would change in `spans`; moved there by its commit |
 //!
 //! A row of `chunks` is written when the vault has acknowledged the chunk, a row of `spans` when
@@ -23,9 +24,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use relevo_wire::ChunkId;
 use relevo_wire::index::ChunkRef;
 use relevo_wire::key::{ChunkKey, TenantSecret};
+use relevo_wire::{ChunkId, PointId};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use tokio::sync::mpsc;
 
@@ -39,10 +40,17 @@ const BATCH: usize = 4096;
 /// A span at the last image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KnownSpan {
-    /// Keyed BLAKE3 of its bytes.
-    pub hash: [u8; 32],
-    /// Its leaf.
-    pub leaf: ChunkRef,
+    /// Which of its bytes were read; the others are zeros in the image.
+    pub shape: u64,
+    /// Keyed BLAKE3 of its bytes, and its leaf; nothing when they are all zeros.
+    pub data: Option<([u8; 32], ChunkRef)>,
+}
+
+impl KnownSpan {
+    /// Its leaf in the index.
+    pub fn leaf(&self) -> Option<ChunkRef> {
+        self.data.map(|(_, leaf)| leaf)
+    }
 }
 
 /// Something to remember.
@@ -50,14 +58,14 @@ pub struct KnownSpan {
 pub enum Fact {
     /// The vault acknowledged this chunk.
     Stored(ChunkRef),
-    /// If the image under way is committed, this span is known so; `None` when it is all zeros.
+    /// If the image under way is committed, this span is known so.
     Span {
         /// The disk's name.
         disk: std::sync::Arc<str>,
         /// The span's number.
         span: u64,
         /// What it is.
-        known: Option<KnownSpan>,
+        known: KnownSpan,
     },
 }
 
@@ -155,31 +163,20 @@ impl Cache {
             let mut chunks =
                 transaction.prepare_cached("INSERT OR REPLACE INTO chunks VALUES (?, ?, ?)")?;
             let mut spans = transaction
-                .prepare_cached("INSERT OR REPLACE INTO staged VALUES (?, ?, ?, ?, ?, ?)")?;
+                .prepare_cached("INSERT OR REPLACE INTO staged VALUES (?, ?, ?, ?, ?, ?, ?)")?;
             for fact in batch {
                 match fact {
                     Fact::Stored(chunk) => {
                         let (tag, id) = (prover.tag(&chunk.key), chunk.id.as_bytes());
                         chunks.execute(params![tag, id, prover.chunk(chunk)])?;
                     }
-                    Fact::Span {
-                        disk,
-                        span,
-                        known: Some(known),
-                    } => {
+                    Fact::Span { disk, span, known } => {
                         let proof = prover.span(disk, *span, known);
-                        let (id, key) = (known.leaf.id.as_bytes(), known.leaf.key.as_bytes());
-                        let number = *span as i64;
-                        spans.execute(params![&**disk, number, known.hash, id, key, proof])?;
-                    }
-                    Fact::Span {
-                        disk,
-                        span,
-                        known: None,
-                    } => {
-                        let none: Option<Vec<u8>> = None;
-                        let number = *span as i64;
-                        spans.execute(params![&**disk, number, none, none, none, none])?;
+                        let hash = known.data.as_ref().map(|(hash, _)| hash);
+                        let id = known.data.as_ref().map(|(_, leaf)| leaf.id.as_bytes());
+                        let key = known.data.as_ref().map(|(_, leaf)| leaf.key.as_bytes());
+                        let (number, shape) = (*span as i64, known.shape as i64);
+                        spans.execute(params![&**disk, number, shape, hash, id, key, proof])?;
                     }
                 }
             }
@@ -187,24 +184,40 @@ impl Cache {
         transaction.commit()
     }
 
-    /// The image was committed: what was staged is now the last image.
-    pub fn promote(&mut self) -> Result<(), rusqlite::Error> {
+    /// The image of these disks was committed as `point`: what was staged is now the last image.
+    pub fn promote<'a>(
+        &mut self,
+        point: PointId,
+        disks: impl IntoIterator<Item = &'a str>,
+    ) -> Result<(), rusqlite::Error> {
         let transaction = self.connection.transaction()?;
         transaction.execute_batch(
-            "INSERT OR REPLACE INTO spans SELECT * FROM staged WHERE hash IS NOT NULL;
-             DELETE FROM spans WHERE (disk, span) IN (SELECT disk, span FROM staged WHERE hash IS NULL);
+            "INSERT OR REPLACE INTO spans SELECT * FROM staged;
              DELETE FROM staged;",
         )?;
+        for disk in disks {
+            let values = params![disk, point.as_bytes()];
+            transaction.execute("INSERT OR REPLACE INTO images VALUES (?, ?)", values)?;
+        }
         transaction.commit()?;
         // The log would else keep the size of this run.
         self.connection
             .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
     }
 
+    /// The recovery point that is this disk's last image.
+    pub fn last_image(&self, disk: &str) -> Option<PointId> {
+        let query = "SELECT point FROM images WHERE disk = ?";
+        let row = |row: &Row<'_>| bytes(row, 0).map(PointId::from_bytes);
+        // What cannot be read is unknown, here as elsewhere.
+        self.connection.query_row(query, [disk], row).ok()
+    }
+
     /// Forgets all.
     pub fn clear(&mut self) -> Result<(), rusqlite::Error> {
-        self.connection
-            .execute_batch("DELETE FROM chunks; DELETE FROM spans; DELETE FROM staged;")
+        self.connection.execute_batch(
+            "DELETE FROM chunks; DELETE FROM spans; DELETE FROM images; DELETE FROM staged;",
+        )
     }
 }
 
@@ -240,16 +253,22 @@ impl CacheReader {
     pub fn span(&mut self, disk: &str, span: u64) -> Option<(usize, KnownSpan)> {
         let found = self
             .connection
-            .prepare_cached("SELECT hash, id, key, proof FROM spans WHERE disk = ? AND span = ?")
+            .prepare_cached(
+                "SELECT shape, hash, id, key, proof FROM spans WHERE disk = ? AND span = ?",
+            )
             .and_then(|mut statement| {
                 statement
                     .query_row(params![disk, span as i64], |row| {
-                        let leaf = ChunkRef {
-                            id: ChunkId::from_bytes(bytes(row, 1)?),
-                            key: ChunkKey::from_bytes(bytes(row, 2)?),
+                        let shape = row.get::<_, i64>(0)? as u64;
+                        let data = match row.get::<_, Option<[u8; 32]>>(1)? {
+                            Some(hash) => {
+                                let id = ChunkId::from_bytes(bytes(row, 2)?);
+                                let key = ChunkKey::from_bytes(bytes(row, 3)?);
+                                Some((hash, ChunkRef { id, key }))
+                            }
+                            None => None,
                         };
-                        let hash = bytes(row, 0)?;
-                        Ok((KnownSpan { hash, leaf }, bytes(row, 3)?))
+                        Ok((KnownSpan { shape, data }, bytes(row, 4)?))
                     })
                     .optional()
             });
@@ -299,10 +318,10 @@ mod tests {
 
     fn filled(path: &Path) -> Cache {
         let mut cache = Cache::open(path, &scope(1), &[SECRET]).unwrap();
-        let known = Some(KnownSpan {
-            hash: [9; 32],
-            leaf: chunk(2),
-        });
+        let known = KnownSpan {
+            shape: 5,
+            data: Some(([9; 32], chunk(2))),
+        };
         let span = Fact::Span {
             disk: "sda".into(),
             span: 7,
@@ -320,16 +339,24 @@ mod tests {
         let mut reader = cache.reader().unwrap();
         assert_eq!(reader.chunk(0, &chunk(1).key), Some(chunk(1).id));
         assert_eq!(reader.span("sda", 7), None);
-        cache.promote().unwrap();
-        assert_eq!(reader.span("sda", 7).unwrap().1.leaf, chunk(2));
-        let gone = Fact::Span {
+        let point = PointId::random();
+        assert_eq!(cache.last_image("sda"), None);
+        cache.promote(point, ["sda"]).unwrap();
+        assert_eq!(cache.last_image("sda"), Some(point));
+        assert_eq!(cache.last_image("sdb"), None);
+        assert_eq!(reader.span("sda", 7).unwrap().1.leaf(), Some(chunk(2)));
+        let zeros = KnownSpan {
+            shape: 6,
+            data: None,
+        };
+        let fact = Fact::Span {
             disk: "sda".into(),
             span: 7,
-            known: None,
+            known: zeros,
         };
-        cache.write(&[gone]).unwrap();
-        cache.promote().unwrap();
-        assert_eq!(reader.span("sda", 7), None);
+        cache.write(&[fact]).unwrap();
+        cache.promote(point, ["sda"]).unwrap();
+        assert_eq!(reader.span("sda", 7), Some((0, zeros)));
     }
 
     /// Guards what was stored before a rotation: it counts while its secret is carried, not longer.
@@ -337,7 +364,7 @@ mod tests {
     fn rows_of_an_earlier_secret_count_while_it_is_carried() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("cache.sqlite");
-        filled(&path).promote().unwrap();
+        filled(&path).promote(PointId::random(), ["sda"]).unwrap();
         let new = TenantSecret::from_bytes([5; 32]);
         let cache = Cache::open(&path, &scope(1), &[new.clone(), SECRET]).unwrap();
         let mut reader = cache.reader().unwrap();
@@ -364,7 +391,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("cache.sqlite");
         let mut cache = filled(&path);
-        cache.promote().unwrap();
+        cache.promote(PointId::random(), ["sda"]).unwrap();
         let change = "UPDATE chunks SET id = zeroblob(32); UPDATE spans SET key = zeroblob(32);";
         cache.connection.execute_batch(change).unwrap();
         let mut reader = cache.reader().unwrap();

@@ -55,15 +55,14 @@ impl Prover {
 
     /// Of a row of `spans` or `staged`.
     pub fn span(&self, disk: &str, span: u64, known: &KnownSpan) -> [u8; 8] {
-        let (id, key) = (known.leaf.id.as_bytes(), known.leaf.key.as_bytes());
-        self.prove(&[
-            b"s",
-            &span.to_le_bytes(),
-            &known.hash,
-            id,
-            key,
-            disk.as_bytes(),
-        ])
+        let (number, shape) = (span.to_le_bytes(), known.shape.to_le_bytes());
+        match &known.data {
+            Some((hash, leaf)) => {
+                let (id, key) = (leaf.id.as_bytes(), leaf.key.as_bytes());
+                self.prove(&[b"s", &number, &shape, hash, id, key, disk.as_bytes()])
+            }
+            None => self.prove(&[b"z", &number, &shape, disk.as_bytes()]),
+        }
     }
 
     fn prove(&self, parts: &[&[u8]]) -> [u8; 8] {

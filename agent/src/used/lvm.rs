@@ -307,7 +307,9 @@ fn parts_of_others(group: &Section) -> BTreeSet<&str> {
 }
 
 fn texts<'s>(section: &'s Section, found: &mut BTreeSet<&'s str>) {
-    let mut values: Vec<_> = section.0.values().collect();
+    // The name of a layout is not that of a volume.
+    let named = section.0.iter().filter(|(name, _)| *name != "type");
+    let mut values: Vec<_> = named.map(|(_, value)| value).collect();
     while let Some(value) = values.pop() {
         match value {
             Value::Text(text) => drop(found.insert(text)),

@@ -31,15 +31,19 @@ impl Memory {
 
     /// Writes what of `bytes` is within the disk.
     pub fn write(&mut self, offset: u64, bytes: &[u8]) {
-        for (at, byte) in (offset..).zip(bytes) {
-            if at >= self.size {
-                return;
-            }
+        let (mut at, mut rest) = (offset, bytes);
+        while !rest.is_empty() && at < self.size {
+            let within = (at % PIECE) as usize;
+            let room = (PIECE as usize - within).min((self.size - at) as usize);
+            let (part, behind) = rest.split_at(room.min(rest.len()));
             let number = at / PIECE;
-            if *byte != 0 || self.pieces.contains_key(&number) {
+            if self.pieces.contains_key(&number) || part.iter().any(|byte| *byte != 0) {
                 let piece = self.pieces.entry(number);
-                piece.or_insert_with(|| vec![0; PIECE as usize])[(at % PIECE) as usize] = *byte;
+                let piece = piece.or_insert_with(|| vec![0; PIECE as usize]);
+                piece[within..within + part.len()].copy_from_slice(part);
             }
+            at += part.len() as u64;
+            rest = behind;
         }
     }
 

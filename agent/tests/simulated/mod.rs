@@ -319,6 +319,7 @@ impl Server {
                 ..Inventory::default()
             },
             cache: self.cache(),
+            tracking: None,
             workers: 3,
             limits: self.limits,
             patience: Patience {

@@ -199,19 +199,21 @@ impl Superblock {
         }
     }
 
-    /// Blocks at a group's start that hold the superblock and descriptors, or may.
+    /// Blocks at a group's start that hold the superblock and descriptors.
     pub fn head_blocks(&self, group: u64) -> u64 {
         let all = self.groups.div_ceil(self.descriptors_per_block());
         // Block 1 holds the superblock when blocks of 1 KiB are counted from 0.
         let odd = u64::from(self.block == 1024 && self.first == 0 && group == 0);
-        let copies = match self.meta_bg {
-            Some(from) => from.min(all),
-            None => all,
-        };
-        let spread = 2 * u64::from(self.meta_bg.is_some());
-        match self.has_superblock(group) {
-            true => 1 + odd + copies + self.reserved + spread,
-            false => spread,
+        let own = u64::from(self.has_superblock(group)) + odd;
+        let per_block = self.descriptors_per_block();
+        match self.meta_bg {
+            // The first, the second and the last group of those that a block describes have it.
+            Some(from) if group / per_block >= from => {
+                let within = group % per_block;
+                own + u64::from(within < 2 || within == per_block - 1)
+            }
+            _ if own == 0 => 0,
+            from => own + from.unwrap_or(all).min(all) + self.reserved,
         }
     }
 

@@ -1,0 +1,122 @@
+//! What the kernel says of a block device: which it is, and how much was written to it.
+
+use std::ops::Range;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use crate::inventory::sysfs_text;
+
+/// A whole disk of this server, as sysfs shows it.
+#[derive(Clone, Debug)]
+pub struct Device {
+    sysfs: PathBuf,
+    /// Major and minor number.
+    pub number: (u32, u32),
+    /// Counts the disks that the kernel has seen: another one of the same number has another.
+    pub sequence: u64,
+    /// Bytes.
+    pub size: u64,
+}
+
+impl Device {
+    /// The device of this path. The error says why writes to it cannot be tracked.
+    pub fn of(path: &Path) -> Result<Self, String> {
+        let metadata = std::fs::metadata(path).map_err(|e| e.to_string())?;
+        if !metadata.file_type().is_block_device() {
+            return Err("it is a file, and no disk of this server".into());
+        }
+        let number = metadata.rdev();
+        Self::numbered(rustix::fs::major(number), rustix::fs::minor(number))
+    }
+
+    /// All disks whose writes can be tracked.
+    pub fn all() -> Vec<Self> {
+        let disks = std::fs::read_dir("/sys/block")
+            .into_iter()
+            .flatten()
+            .flatten();
+        let numbers = disks.filter_map(|disk| {
+            let number = sysfs_text(&disk.path().join("dev"))?;
+            let (major, minor) = number.split_once(':')?;
+            Some((major.parse().ok()?, minor.parse().ok()?))
+        });
+        numbers
+            .filter_map(|(major, minor)| Self::numbered(major, minor).ok())
+            .collect()
+    }
+
+    fn numbered(major: u32, minor: u32) -> Result<Self, String> {
+        let number = (major, minor);
+        let sysfs = PathBuf::from(format!("/sys/dev/block/{major}:{minor}"));
+        if sysfs.join("partition").exists() {
+            return Err("it is a partition: writes are tracked of whole disks".into());
+        }
+        if !sysfs.join("mq").is_dir() {
+            return Err("its driver takes no requests (a volume upon disks, for instance)".into());
+        }
+        let text = |name: &str| sysfs_text(&sysfs.join(name));
+        let counted = text("queue/iostats").is_some_and(|on| on != "0");
+        if !counted {
+            return Err("the kernel does not count its writes (queue/iostats is 0)".into());
+        }
+        let parsed = |name: &str| text(name).and_then(|text| text.parse::<u64>().ok());
+        let sequence = parsed("diskseq").ok_or("the kernel gives disks no sequence number")?;
+        let size = parsed("size").ok_or("the kernel does not say its size")? * 512;
+        Ok(Self {
+            sysfs,
+            number,
+            sequence,
+            size,
+        })
+    }
+
+    /// As the kernel's tracepoints name it.
+    pub fn kernel_number(&self) -> u32 {
+        self.number.0 << 20 | self.number.1
+    }
+
+    /// Sectors of 512 bytes written and discarded since the kernel saw the disk, when they were
+    /// completed: Documentation/block/stat.rst of Linux, the 7th and the 14th number.
+    pub fn sectors_written(&self) -> Option<u64> {
+        let stat = sysfs_text(&self.sysfs.join("stat"))?;
+        let numbers: Option<Vec<u64>> = stat.split_whitespace().map(|n| n.parse().ok()).collect();
+        let numbers = numbers?;
+        Some(numbers.get(6)? + numbers.get(13).copied().unwrap_or(0))
+    }
+
+    /// The bytes of the disk, and those of each of its partitions.
+    pub fn parts(&self) -> Vec<Range<u64>> {
+        let mut parts = Vec::from([0..self.size]);
+        let entries = std::fs::read_dir(&self.sysfs)
+            .into_iter()
+            .flatten()
+            .flatten();
+        for entry in entries.filter(|entry| entry.path().join("partition").exists()) {
+            let number = |name: &str| sysfs_text(&entry.path().join(name))?.parse::<u64>().ok();
+            if let (Some(start), Some(size)) = (number("start"), number("size")) {
+                parts.push(start * 512..(start + size) * 512);
+            }
+        }
+        parts
+    }
+
+    /// What tells this disk from another: what its maker or its host gave it.
+    pub fn identity(&self) -> String {
+        let names = [
+            "wwid",
+            "serial",
+            "device/serial",
+            "device/wwid",
+            "loop/backing_file",
+        ];
+        let found = names
+            .iter()
+            .find_map(|name| sysfs_text(&self.sysfs.join(name)));
+        found.unwrap_or_default()
+    }
+}
+
+/// Tells one run of the kernel from another.
+pub fn boot_id() -> Option<String> {
+    sysfs_text(Path::new("/proc/sys/kernel/random/boot_id"))
+}
