@@ -14,7 +14,8 @@
 //!   it stood still.
 //! * [`tracking`]: what was written since the last image, as the kernel saw it.
 //! * [`used`]: which blocks are in use, by the disk's own structures.
-//! * [`seal`]: one span to one leaf of the index; [`pipeline`]: one disk to one root.
+//! * [`seal`]: one span to one leaf of the index; [`pipeline`]: one disk to one root, with its
+//!   [`leaves`] in a file meanwhile.
 //! * [`uplink`]: drives [`relevo_wire::upload`] over a vault that may go away and come back.
 //! * [`cache`]: what the vault is known to have. [`backup`]: a whole run.
 //! * [`stop`]: ending early. [`state`]: the agent's directory. [`enroll`]: how it comes to be. [`inventory`]: what a

@@ -4,6 +4,7 @@
 //! * [`Input`]: bytes as a source of choices. Formats guarded by checksums are reached behind
 //!   them: most targets build what the bytes say and seal it as an attacker with the keys could.
 //! * [`mutate`]: inputs from inputs, the same for the same seed.
+//! * [`disks`]: disks as inputs, made by the system's own tools.
 //! * [`corpus`]: the kept inputs, in `corpus/TARGET/`, made from real data by
 //!   `cargo run -p relevo-fuzz --bin make-corpus`, and what once broke something.
 //!
@@ -12,6 +13,7 @@
 //! mutations without coverage).
 
 pub mod corpus;
+pub mod disks;
 mod input;
 pub mod mutate;
 mod targets;

@@ -58,4 +58,4 @@ macro_rules! targets {
     };
 }
 
-targets! { message node chunk pack segment rebuild }
+targets! { message node chunk pack segment rebuild disk }

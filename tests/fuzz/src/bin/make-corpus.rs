@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use relevo_fuzz::{TARGETS, commands, corpus};
+use relevo_fuzz::{TARGETS, commands, corpus, disks};
 use relevo_vault::index::{Change, Place, SegmentWriter, Spot};
 use relevo_vault::pack::{EntryKind, FIRST_ENTRY, PackHeader};
 use relevo_vault::record::{ChunkKind, Record};
@@ -38,11 +38,16 @@ fn main() {
             pack_inputs(number, pack)?;
         }
         segments(keep.path(), &chunks)?;
-        rebuilds()
+        rebuilds()?;
+        for (name, input) in disks::inputs()? {
+            // Cut, a disk would be another.
+            std::fs::write(corpus::directory("disk").join(name), input)?;
+        }
+        Ok(())
     });
     if let Err(error) = made {
         eprintln!(
-            "error: {error}\nremedy: run it in a whole source tree, with tar and zstd installed"
+            "error: {error}\nremedy: run it as root in a whole source tree, after tests/install-prerequisites"
         );
         std::process::exit(1);
     }

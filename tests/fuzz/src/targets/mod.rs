@@ -1,5 +1,6 @@
 //! The functions that take any bytes.
 
+pub mod disk;
 mod message;
 mod pack;
 mod rebuild;
@@ -64,6 +65,13 @@ pub const TARGETS: &[Target] = &[
                  no recovery point called whole that is not, none of another tenant",
         run: rebuild::run,
         rounds: 60,
+    },
+    Target {
+        name: "disk",
+        guards: "the agent against hostile and damaged disks: readers of partitions, volumes and \
+                 file systems end, with little memory, and free nothing beyond the disk",
+        run: disk::run,
+        rounds: 3_000,
     },
 ];
 
