@@ -74,7 +74,7 @@ fn made(mib: u64, offset: u64, make: impl FnOnce(&str, &Path)) -> Memory {
     let file = std::fs::File::create(&path).unwrap();
     file.set_len(mib * MIB).unwrap();
     make(path.to_str().unwrap(), &files);
-    let mut disk = Memory::zeros(mib * MIB + 2 * offset);
+    let mut disk = Memory::zeros(mib * MIB + 3 * offset);
     let bytes = std::fs::read(&path).unwrap();
     for (number, piece) in (0..).zip(bytes.chunks(4096)) {
         if piece.iter().any(|byte| *byte != 0) {
@@ -88,8 +88,12 @@ fn made(mib: u64, offset: u64, make: impl FnOnce(&str, &Path)) -> Memory {
 fn with_gpt(mut disk: Memory) -> Memory {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("table");
-    std::fs::File::create(&path).unwrap().set_len(disk.size()).unwrap();
-    run("sgdisk", &["-n", "1:2048:-1M", path.to_str().unwrap()]);
+    std::fs::File::create(&path)
+        .unwrap()
+        .set_len(disk.size())
+        .unwrap();
+    let end = format!("1:2048:+{}M", disk.size() / MIB - 3);
+    run("sgdisk", &["-n", &end, path.to_str().unwrap()]);
     let bytes = std::fs::read(&path).unwrap();
     let end = bytes.len() - (1 << 20);
     disk.write(0, &bytes[..1 << 20]);
@@ -103,7 +107,11 @@ fn damage(disk: &Memory, what: &str) -> usize {
     let area = sound.areas.iter().find(|a| a.what == what);
     let area = area.unwrap_or_else(|| panic!("no {what} in {:?}", sound.areas));
     assert_eq!(area.read_whole, None);
-    assert!(sound.maps[0].free_bytes() > disk.size() / 2, "{:?}", sound.areas);
+    assert!(
+        sound.maps[0].free_bytes() > disk.size() / 2,
+        "{:?}",
+        sound.areas
+    );
     let places: Vec<_> = disk.written().collect();
     let mut state = 0x9e37_79b9_7f4a_7c15u64;
     let mut draw = || {
@@ -131,7 +139,10 @@ fn damage(disk: &Memory, what: &str) -> usize {
 fn ext4_with_checksums_is_never_believed_too_much() {
     let disk = made(24, MIB, |path, files| {
         let files = files.to_str().unwrap();
-        run("mkfs.ext4", &["-q", "-b", "1024", "-g", "1024", "-d", files, path]);
+        run(
+            "mkfs.ext4",
+            &["-q", "-b", "1024", "-g", "1024", "-d", files, path],
+        );
     });
     assert_eq!(damage(&with_gpt(disk), "ext4"), 0);
 }
@@ -141,7 +152,10 @@ fn xfs_with_checksums_is_never_believed_too_much() {
     let disk = made(320, MIB, |path, files| {
         let proto = files.with_file_name("proto");
         let big = files.join("file-2");
-        let text = format!("/none\n0 0\nd--755 0 0\nbig ---644 0 0 {}\n$\n", big.display());
+        let text = format!(
+            "/none\n0 0\nd--755 0 0\nbig ---644 0 0 {}\n$\n",
+            big.display()
+        );
         std::fs::write(&proto, text).unwrap();
         run("mkfs.xfs", &["-q", "-p", proto.to_str().unwrap(), path]);
     });
@@ -151,7 +165,10 @@ fn xfs_with_checksums_is_never_believed_too_much() {
 #[test]
 fn btrfs_is_never_believed_too_much() {
     let disk = made(160, MIB, |path, files| {
-        run("mkfs.btrfs", &["-q", "--rootdir", files.to_str().unwrap(), path]);
+        run(
+            "mkfs.btrfs",
+            &["-q", "--rootdir", files.to_str().unwrap(), path],
+        );
     });
     assert_eq!(damage(&with_gpt(disk), "btrfs"), 0);
 }
@@ -160,15 +177,32 @@ fn btrfs_is_never_believed_too_much() {
 #[test]
 fn damage_without_checksums_is_survived() {
     let disks = [
-        ("ext4", made(16, 0, |path, files| {
-            run("mkfs.ext2", &["-q", "-b", "1024", "-d", files.to_str().unwrap(), path]);
-        })),
-        ("vfat", made(16, 0, |path, files| {
-            run("mkfs.vfat", &["-F", "16", path]);
-            run("mcopy", &["-i", path, "-s", files.to_str().unwrap(), "::/"]);
-        })),
-        ("ntfs", made(16, 0, |path, _| run("mkntfs", &["-q", "-F", "-f", path]))),
-        ("xfs", made(320, 0, |path, _| run("mkfs.xfs", &["-q", "-m", "crc=0", path]))),
+        (
+            "ext4",
+            made(16, 0, |path, files| {
+                run(
+                    "mkfs.ext2",
+                    &["-q", "-b", "1024", "-d", files.to_str().unwrap(), path],
+                );
+            }),
+        ),
+        (
+            "vfat",
+            made(16, 0, |path, files| {
+                run("mkfs.vfat", &["-F", "16", path]);
+                run("mcopy", &["-i", path, "-s", files.to_str().unwrap(), "::/"]);
+            }),
+        ),
+        (
+            "ntfs",
+            made(16, 0, |path, _| run("mkntfs", &["-q", "-F", "-f", path])),
+        ),
+        (
+            "xfs",
+            made(320, 0, |path, _| {
+                run("mkfs.xfs", &["-q", "-m", "crc=0", path])
+            }),
+        ),
         ("swap", made(16, 0, |path, _| run("mkswap", &["-q", path]))),
     ];
     for (what, disk) in disks {

@@ -13,7 +13,8 @@ pub fn inputs() -> io::Result<Vec<(&'static str, Vec<u8>)>> {
     let path = dir.path().join("disk.raw");
     let lvm = "devices { use_devicesfile=0 scan_lvs=0 } backup { backup=0 archive=0 }";
     let lv = format!("--driverloaded n -an -Zn -Wn --config '{lvm}'");
-    let in_table = "printf 'start=2048,size=20480\\nstart=22528,size=20480\\n' | sfdisk -q --no-reread $D";
+    let in_table =
+        "printf 'start=2048,size=20480\\nstart=22528,size=20480\\n' | sfdisk -q --no-reread $D";
     let logical = "printf 'label: dos\\nstart=2048,size=8192\\nstart=10240,type=5\\n\
                    start=12288,size=4096\\nstart=18432,size=4096,type=82\\n' | \
                    sfdisk -q --no-reread $D; mkfs.ext2 -q -b 1024 -E offset=1048576 $D 4096";
@@ -33,7 +34,11 @@ pub fn inputs() -> io::Result<Vec<(&'static str, Vec<u8>)>> {
                    umount $D.d; trap - EXIT; mv $D.copy $D";
     let disks: [(&str, u64, &str); 12] = [
         ("ext4", 2, "mkfs.ext4 -q -F -b 1024 -O ^has_journal $D"),
-        ("ext4-flex", 9, "mkfs.ext4 -q -F -b 1024 -g 1024 -O meta_bg,^resize_inode,bigalloc -C 4096 -N 64 $D"),
+        (
+            "ext4-flex",
+            9,
+            "mkfs.ext4 -q -F -b 1024 -g 1024 -O meta_bg,^resize_inode,bigalloc -C 4096 -N 64 $D",
+        ),
         ("ext3-mounted", 2, mounted),
         ("xfs", 300, "mkfs.xfs -q $D"),
         ("xfs-4", 300, "mkfs.xfs -q -m crc=0 $D"),
@@ -48,7 +53,10 @@ pub fn inputs() -> io::Result<Vec<(&'static str, Vec<u8>)>> {
     let mut made = Vec::new();
     for (name, mib, script) in disks {
         std::fs::File::create(&path)?.set_len(mib << 20)?;
-        let done = Command::new("bash").args(["-euc", script]).env("D", &path).output()?;
+        let done = Command::new("bash")
+            .args(["-euc", script])
+            .env("D", &path)
+            .output()?;
         if !done.status.success() {
             let said = String::from_utf8_lossy(&done.stderr).into_owned();
             return Err(Error::other(format!("{name}: {said}")));
