@@ -86,7 +86,7 @@ impl Device {
 
     /// The bytes of the disk, and those of each of its partitions.
     pub fn parts(&self) -> Vec<Range<u64>> {
-        let mut parts = Vec::from([0..self.size]);
+        let mut parts: Vec<_> = std::iter::once(0..self.size).collect();
         let entries = std::fs::read_dir(&self.sysfs)
             .into_iter()
             .flatten()

@@ -212,8 +212,7 @@ fn in_full(error: &dyn std::error::Error) -> String {
 /// The BPF file system, mounted when it is not.
 fn pins() -> Result<PathBuf, String> {
     let path = PathBuf::from(PINS);
-    let is_mounted =
-        || rustix::fs::statfs(&path).is_ok_and(|found| found.f_type == BPF_FS_MAGIC);
+    let is_mounted = || rustix::fs::statfs(&path).is_ok_and(|found| found.f_type == BPF_FS_MAGIC);
     if !is_mounted() {
         let flags = rustix::mount::MountFlags::NOSUID | rustix::mount::MountFlags::NOEXEC;
         rustix::mount::mount("bpf", &path, "bpf", flags, None)
