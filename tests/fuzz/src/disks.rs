@@ -1,10 +1,36 @@
 //! Inputs for the target `disk`: small disks made by the system's own tools.
 
+use std::collections::BTreeSet;
 use std::io::{self, Error};
 use std::path::Path;
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
+
+use relevo_agent::used::memory::Memory;
+use relevo_agent::used::whole::Seen;
+use relevo_agent::used::{Source, survey};
 
 use crate::targets::disk::{UNIT, seals};
+
+/// A disk that remembers which units of it were read.
+struct Remembering(Memory, Mutex<BTreeSet<u64>>);
+
+impl Source for Remembering {
+    fn size(&self) -> u64 {
+        self.0.size()
+    }
+
+    fn sector(&self) -> u32 {
+        512
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Seen<()> {
+        let end = (offset + buffer.len() as u64).div_ceil(UNIT);
+        let mut read = self.1.lock().unwrap_or_else(PoisonError::into_inner);
+        read.extend(offset / UNIT..end);
+        self.0.read_at(offset, buffer)
+    }
+}
 
 /// Disks by name. Needs the tools that `tests/install-prerequisites` installs, and root for the
 /// file system that is mounted.
@@ -39,7 +65,7 @@ pub fn inputs() -> io::Result<Vec<(&'static str, Vec<u8>)>> {
             9,
             "mkfs.ext4 -q -F -b 1024 -g 1024 -O meta_bg,^resize_inode,bigalloc -C 4096 -N 64 $D",
         ),
-        ("ext3-mounted", 2, mounted),
+        ("ext3-mounted", 4, mounted),
         ("xfs", 300, "mkfs.xfs -q $D"),
         ("xfs-4", 300, "mkfs.xfs -q -m crc=0 $D"),
         ("btrfs", 120, "mkfs.btrfs -q $D"),
@@ -66,13 +92,22 @@ pub fn inputs() -> io::Result<Vec<(&'static str, Vec<u8>)>> {
     Ok(made)
 }
 
-/// What describes a disk.
+/// What describes a disk, as far as it is read: files are no structures.
 fn input(path: &Path) -> io::Result<Vec<u8>> {
     let disk = std::fs::read(path)?;
+    let remembering = Remembering(Memory::new(disk.clone()), Mutex::default());
+    survey(&[("sda", &remembering)]);
+    let read = remembering
+        .1
+        .into_inner()
+        .unwrap_or_else(PoisonError::into_inner);
     let unit = UNIT as usize;
     let mut input = ((disk.len() >> 20) as u16 - 1).to_le_bytes().to_vec();
     let place = |at: usize| ((at / unit) as u32).to_le_bytes();
-    let holds = |at: usize| disk[at..at + unit].iter().any(|byte| *byte != 0);
+    let holds = |at: usize| {
+        let filled = disk[at..at + unit].iter().any(|byte| *byte != 0);
+        filled && read.contains(&(at as u64 / UNIT))
+    };
     let mut at = 0;
     while at < disk.len() {
         if !holds(at) {
