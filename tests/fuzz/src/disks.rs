@@ -144,7 +144,11 @@ fn seal(at: usize, sector: &[u8]) -> Option<u8> {
         () if has(0, b"LABELONE") => seals::LVM_LABEL,
         () if has(4, b" LVM2 x[5A%r0N*>") => seals::LVM_DESCRIPTION,
         // A block of a tree tells its own address, but not where that is; its level is small.
-        () if at % 16_384 == 0 && at >= 1 << 20 && sector[0..4] != [0; 4] && sector[63] == 1 => {
+        () if at.is_multiple_of(16_384)
+            && at >= 1 << 20
+            && sector[0..4] != [0; 4]
+            && sector[63] == 1 =>
+        {
             seals::BTRFS_BLOCK
         }
         () => return None,

@@ -5,15 +5,17 @@ use super::super::map::FreeRuns;
 use super::super::volume::Volume;
 use super::super::whole::{Seen, be16, be32, be64, demand, le32};
 use super::Superblock;
+use super::replay::Logged;
 
 /// Deepest tree that a group can have.
 const DEEPEST: u32 = 9;
 
 /// Frees what a group's tree has.
-pub fn survey(volume: &Volume<'_>, s: &Superblock, number: u32, free: &mut FreeRuns) -> Seen<()> {
+pub fn survey(volume: &Volume<'_>, s: &Superblock, logged: &Logged, number: u32) -> Seen<FreeRuns> {
     let first = u64::from(number) * s.group_blocks;
     let length = s.group_blocks.min(s.blocks - first);
-    let mut header = volume.bytes(first * s.block + s.sector, s.sector as usize)?;
+    let at = first * s.block + s.sector;
+    let header = block(volume, s, logged, at, s.sector as usize, &HEADER)?;
     let word = |at| be32(&header, at);
     let (root, level, count) = (word(16), word(28), u64::from(word(52)));
     demand(
@@ -24,34 +26,75 @@ pub fn survey(volume: &Volume<'_>, s: &Superblock, number: u32, free: &mut FreeR
             && (1..=DEEPEST).contains(&level),
         "a group's header makes no sense",
     )?;
-    if s.checked {
-        let (sum, uuid) = (le32(&header, 216), header[64..80] == s.uuid);
-        header[216..220].fill(0);
-        demand(
-            uuid && !crc32c(!0, &header) == sum,
-            "a group's header has a wrong checksum",
-        )?;
-    }
     let mut tree = Tree {
         volume,
         s,
+        logged,
         number,
         first,
         length,
         end: 0,
         count: 0,
-        free,
+        free: FreeRuns::default(),
     };
     tree.walk(root, level - 1)?;
     demand(
         tree.count == count,
         "a group's header and its tree of free space differ",
-    )
+    )?;
+    Ok(tree.free)
+}
+
+/// Where a block has its checksum, UUID and the place in the log when it was last written.
+struct Guard {
+    sum: usize,
+    uuid: usize,
+    lsn: usize,
+}
+
+const HEADER: Guard = Guard {
+    sum: 216,
+    uuid: 64,
+    lsn: 208,
+};
+
+const TREE: Guard = Guard {
+    sum: 52,
+    uuid: 32,
+    lsn: 24,
+};
+
+/// A block with what was logged of it since. One that the log does not change must have its
+/// checksum.
+fn block(
+    volume: &Volume<'_>,
+    s: &Superblock,
+    logged: &Logged,
+    at: u64,
+    length: usize,
+    guard: &Guard,
+) -> Seen<Vec<u8>> {
+    let mut bytes = volume.bytes(at, length)?;
+    if !s.checked {
+        return Ok(bytes);
+    }
+    let mut blank = bytes.clone();
+    blank[guard.sum..guard.sum + 4].fill(0);
+    let uuid = |bytes: &[u8]| bytes[guard.uuid..guard.uuid + 16] == s.uuid;
+    let sound = uuid(&bytes) && !crc32c(!0, &blank) == le32(&bytes, guard.sum);
+    let lsn = if sound { be64(&bytes, guard.lsn) } else { 0 };
+    let laid = logged.lay_over(at / 512, lsn, &mut bytes);
+    demand(
+        (sound || laid) && uuid(&bytes),
+        "the tree of free space or its header has a wrong checksum",
+    )?;
+    Ok(bytes)
 }
 
 struct Tree<'a> {
     volume: &'a Volume<'a>,
     s: &'a Superblock,
+    logged: &'a Logged,
     number: u32,
     first: u64,
     length: u64,
@@ -59,20 +102,20 @@ struct Tree<'a> {
     end: u64,
     /// Blocks found.
     count: u64,
-    free: &'a mut FreeRuns,
+    free: FreeRuns,
 }
 
 impl Tree<'_> {
     /// Takes what is below a block. Every block has runs behind those of all before it, so that
     /// none is visited twice.
-    fn walk(&mut self, block: u32, level: u32) -> Seen<()> {
+    fn walk(&mut self, number: u32, level: u32) -> Seen<()> {
         let s = self.s;
         demand(
-            u64::from(block) < self.length,
+            u64::from(number) < self.length,
             "the tree of free space makes no sense",
         )?;
-        let at = (self.first + u64::from(block)) * s.block;
-        let mut bytes = self.volume.bytes(at, s.block as usize)?;
+        let at = (self.first + u64::from(number)) * s.block;
+        let bytes = block(self.volume, s, self.logged, at, s.block as usize, &TREE)?;
         let magic: &[u8] = if s.checked { b"AB3B" } else { b"ABTB" };
         let head = if s.checked { 56 } else { 16 };
         let records = usize::from(be16(&bytes, 6));
@@ -88,15 +131,8 @@ impl Tree<'_> {
             "the tree of free space makes no sense",
         )?;
         if s.checked {
-            let sum = le32(&bytes, 52);
-            let own = be64(&bytes, 16) == at / 512
-                && bytes[32..48] == s.uuid
-                && be32(&bytes, 48) == self.number;
-            bytes[52..56].fill(0);
-            demand(
-                own && !crc32c(!0, &bytes) == sum,
-                "the tree of free space has a wrong checksum",
-            )?;
+            let own = be64(&bytes, 16) == at / 512 && be32(&bytes, 48) == self.number;
+            demand(own, "a block of the tree of free space is another's")?;
         }
         for record in 0..records {
             if level == 0 {

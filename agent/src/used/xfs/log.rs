@@ -1,7 +1,9 @@
-//! The log: whether everything in it is at home.
+//! The log: what in it may not be at home.
 
 use super::super::volume::Volume;
-use super::super::whole::{Seen, Whole, be32, demand};
+use super::super::whole::{Seen, Whole, be32, be64, demand};
+use super::Superblock;
+use super::replay::{Logged, Record};
 
 /// The log is counted in these, whatever blocks and sectors are.
 const BLOCK: u64 = 512;
@@ -11,15 +13,15 @@ const UNMOUNTED: u8 = 0x20;
 /// Longest record: 256 KiB and its headers.
 const LONGEST: u64 = 512 + 16;
 
-/// Where the log goes on, and in which cycle; an error unless its last record tells of an
-/// unmounting, behind which nothing was written.
-pub fn clean(volume: &Volume<'_>, (start, length): (u64, u64)) -> Seen<(u64, u32)> {
+/// What in the log may not be at home: nothing when its last record tells of an unmounting.
+pub fn read(volume: &Volume<'_>, s: &Superblock) -> Seen<Logged> {
+    let (start, length) = s.log;
     let log = Log {
         volume,
         start,
         blocks: length / BLOCK,
     };
-    log.clean()
+    log.read(s.checked)
 }
 
 struct Log<'a> {
@@ -58,41 +60,83 @@ impl Log<'_> {
         Ok(from)
     }
 
-    fn clean(&self) -> Seen<(u64, u32)> {
+    fn read(&self, checked: bool) -> Seen<Logged> {
+        let mut logged = Logged::default();
         let (first, last) = (self.cycle(0)?, self.cycle(self.blocks - 1)?);
         if first == 0 {
             demand(last == 0, "the log makes no sense")?;
-            return Ok((0, 0));
+            return Ok(logged);
         }
         let head = match last {
             0 => self.first(|cycle| cycle == 0)?,
             _ if first == last => 0,
             _ => self.first(|cycle| cycle == last)?,
         };
-        // The record that ends where the log goes on.
-        let behind = if head == 0 { self.blocks } else { head };
-        for back in 1..=LONGEST.min(behind) {
-            let at = behind - back;
+        let (newest, unmounted) = self.newest(head)?;
+        if unmounted {
+            return Ok(logged);
+        }
+        demand(
+            checked,
+            "the file system is mounted or was not unmounted: its log is not empty",
+        )?;
+        // From the record before which all is at home to where the log goes on.
+        let tail = be64(&newest, 24);
+        let (mut cycle, mut at) = ((tail >> 32) as u32, tail & 0xffff_ffff);
+        demand(at < self.blocks, "the log makes no sense")?;
+        let mut left = match (head + self.blocks - at) % self.blocks {
+            0 => self.blocks,
+            left => left,
+        };
+        while left > 0 {
+            let mut headers = self.block(at)?;
+            let (own, body) = sizes(&headers);
+            let sound = be32(&headers, 0) == MAGIC
+                && be64(&headers, 16) == u64::from(cycle) << 32 | at
+                && own + body <= left
+                && own + body <= LONGEST;
+            demand(sound, "the log is being written")?;
+            for extended in 1..own {
+                headers.extend(self.block(at + extended)?);
+            }
+            let mut data = Vec::new();
+            for block in 0..body {
+                data.extend(self.block(at + own + block)?);
+            }
+            Record { headers, data }.replay(&mut logged)?;
+            left -= own + body;
+            at += own + body;
+            if at >= self.blocks {
+                at -= self.blocks;
+                cycle += 1;
+            }
+        }
+        Ok(logged)
+    }
+
+    /// The header of the record that ends at `head`, and whether it tells of an unmounting.
+    fn newest(&self, head: u64) -> Seen<(Vec<u8>, bool)> {
+        for back in 1..=LONGEST.min(self.blocks) {
+            let at = (head + self.blocks - back) % self.blocks;
             let block = self.block(at)?;
             if be32(&block, 0) != MAGIC {
                 continue;
             }
-            let (version, size) = (be32(&block, 8), u64::from(be32(&block, 320)));
-            let headers = match version & 2 {
-                0 => 1,
-                _ => size.div_ceil(32 << 10).clamp(1, 8),
-            };
-            let body = u64::from(be32(&block, 12)).div_ceil(BLOCK);
-            let unmounted = at + headers + body == behind
-                && be32(&block, 40) == 1
-                && self.block(at + headers)?[9] & UNMOUNTED != 0;
-            if unmounted {
-                return Ok((head, be32(&block, 4)));
-            }
-            break;
+            let (own, body) = sizes(&block);
+            demand(own + body == back, "the log is being written")?;
+            let unmounted = be32(&block, 40) == 1 && self.block(at + own)?[9] & UNMOUNTED != 0;
+            return Ok((block, unmounted));
         }
-        Err(Whole::new(
-            "the file system is mounted or was not unmounted: its log is not clean",
-        ))
+        Err(Whole::new("the log makes no sense"))
     }
+}
+
+/// Blocks of a record's headers, and of its data.
+fn sizes(header: &[u8]) -> (u64, u64) {
+    let (version, size) = (be32(header, 8), u64::from(be32(header, 320)));
+    let own = match version & 2 {
+        0 => 1,
+        _ => size.div_ceil(32 << 10).clamp(1, 8),
+    };
+    (own, u64::from(be32(header, 12)).div_ceil(BLOCK))
 }
