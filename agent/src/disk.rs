@@ -70,6 +70,9 @@ impl DiskError {
     }
 }
 
+/// Bytes of a page of memory.
+const PAGE: u64 = 4096;
+
 /// An open disk.
 pub struct Disk {
     name: String,
@@ -255,25 +258,28 @@ impl Disk {
     /// not push the server's own out of memory. Pages of this very disk or file that others had
     /// read go too: the kernel reads ahead, so that one cannot tell theirs from ours, and
     /// without reading ahead a run takes twice as long.
+    ///
+    /// Of a block device they go before it is read, too: its pages are not those of its
+    /// partitions, through which a mounted file system writes, and would show what was there.
     pub fn read_aside(&self, offset: u64, buffer: &mut [u8]) -> Result<(), DiskError> {
-        self.read_at(offset, buffer)?;
-        if let Some(length) = std::num::NonZeroU64::new(buffer.len() as u64) {
-            let advice = rustix::fs::Advice::DontNeed;
-            // Advice only: a kernel that does not take it images as well.
-            let _ = rustix::fs::fadvise(&self.file, offset, Some(length), advice);
+        if self.device.is_some() {
+            self.forget_pages(offset, buffer.len());
         }
+        self.read_at(offset, buffer)?;
+        self.forget_pages(offset, buffer.len());
         Ok(())
     }
 
-    /// As [`read_aside`](Self::read_aside), and what the kernel may have kept is forgotten before
-    /// too: a disk's pages are not those of its partitions, through which a mounted file system
-    /// writes.
-    pub fn read_anew(&self, offset: u64, buffer: &mut [u8]) -> Result<(), DiskError> {
-        if let Some(length) = std::num::NonZeroU64::new(buffer.len() as u64) {
+    /// Pages that these bytes share with others included: the kernel keeps those that a range
+    /// does not cover.
+    fn forget_pages(&self, offset: u64, length: usize) {
+        let start = offset / PAGE * PAGE;
+        let end = (offset + length as u64).next_multiple_of(PAGE);
+        if let Some(length) = std::num::NonZeroU64::new(end - start) {
             let advice = rustix::fs::Advice::DontNeed;
-            let _ = rustix::fs::fadvise(&self.file, offset, Some(length), advice);
+            // Advice only: a kernel that does not take it images as well.
+            let _ = rustix::fs::fadvise(&self.file, start, Some(length), advice);
         }
-        self.read_aside(offset, buffer)
     }
 
     /// Takes all of it as used from now on.

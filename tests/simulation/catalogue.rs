@@ -12,7 +12,7 @@ pub enum CatalogueFate {
     Kept,
     /// An older state.
     Aged,
-    /// A file of its index is gone or damaged. The vault says so, and is told to make all anew.
+    /// A file of its index is gone or damaged. The vault makes all of it anew.
     Harmed,
     /// Gone.
     Lost,

@@ -19,7 +19,7 @@ use relevo_wire::VaultId;
 use relevo_wire::identity::Authority;
 
 use crate::aside::Aside;
-use crate::catalogue::{CatalogueFate, CatalogueFiles};
+use crate::catalogue::CatalogueFiles;
 use crate::fates::Fates;
 use crate::serve::{SimulatedVault, serve};
 
@@ -178,10 +178,9 @@ impl Machine {
         }
     }
 
-    /// Starts the vault over a catalogue of this fate; crashes may come in the middle of that
-    /// too. What it found.
-    pub fn start(&self, dice: &mut Dice, fate: CatalogueFate, faults: bool) -> Vec<Finding> {
-        let mut harmed = fate == CatalogueFate::Harmed;
+    /// Starts the vault, whatever its catalogue is; crashes may come in the middle of that too.
+    /// What it found.
+    pub fn start(&self, dice: &mut Dice, faults: bool) -> Vec<Finding> {
         for _ in 0..STARTS {
             if faults && dice.once_in(3) {
                 self.disk.plan(dice.roll(12), Fault::Crash);
@@ -216,11 +215,6 @@ impl Machine {
                     true => End::Killed,
                     false => End::PowerCut,
                 }),
-                Err(StoreError::Catalogue(text)) if harmed && text.contains("segment") => {
-                    // What its remedy says: 'rebuild'.
-                    harmed = false;
-                    self.catalogue.lock().unwrap().lose();
-                }
                 Err(error) => panic!("the vault does not open: {error}"),
             }
         }

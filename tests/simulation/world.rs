@@ -116,8 +116,7 @@ impl World {
             begun: Instant::now(),
         });
         world.note(format_args!("world: {fates:?}, packs of {roll_at}"));
-        let kept = CatalogueFate::Kept;
-        world.machine.start(&mut Dice::new(seed), kept, false);
+        world.machine.start(&mut Dice::new(seed), false);
         world.enroll();
         world
     }
@@ -323,7 +322,7 @@ impl World {
         self.machine.end(end);
         let mut dice = self.dice().clone();
         let fate = self.machine.catalogue.lock().unwrap().age(&mut dice, fate);
-        let findings = self.machine.start(&mut dice, fate, faults);
+        let findings = self.machine.start(&mut dice, faults);
         *self.dice() = dice;
         let mut shown: Vec<String> = findings.iter().map(|f| f.to_string()).collect();
         shown.sort();

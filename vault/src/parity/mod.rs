@@ -19,6 +19,7 @@ mod restore;
 mod tests;
 mod write;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -122,12 +123,23 @@ pub fn sweep<V: Volume>(volume: &V) -> Result<(), StoreError> {
     let files = volume
         .list_files()
         .map_err(|e| StoreError::io("list the packs", &e))?;
-    for file in files {
+    for &file in &files {
         if matches!(file.kind, FileKind::NewPack | FileKind::NewParity) {
             drop_file(volume, file)?;
         }
     }
-    Ok(())
+    let tenants: BTreeSet<TenantId> = files.iter().map(|file| file.tenant).collect();
+    tenants
+        .into_iter()
+        .try_for_each(|tenant| keep_names(volume, tenant))
+}
+
+/// Makes durable what names a tenant's files have. A name that was given before a sync failed, or
+/// before a kill, is there until the power goes: nothing may count on it before this.
+pub fn keep_names<V: Volume>(volume: &V, tenant: TenantId) -> Result<(), StoreError> {
+    volume
+        .sync_directory(tenant)
+        .map_err(|e| StoreError::io(format_args!("sync the directory of tenant {tenant}"), &e))
 }
 
 /// Brings back packs that are gone or cut short, before anybody misses them; and what is damaged

@@ -4,7 +4,7 @@ use std::io;
 
 use super::code::{Code, add};
 use super::layout::{BLOCK, Group, Row, TABLE, checksum};
-use super::{groups, read_block, read_parity, read_row, writing};
+use super::{groups, keep_names, read_block, read_parity, read_row, writing};
 use crate::error::StoreError;
 use crate::volume::{PackId, Volume};
 
@@ -133,6 +133,7 @@ pub fn before_retire<V: Volume>(
     pack: PackId,
 ) -> Result<(), StoreError> {
     let _alone = writing();
+    keep_names(volume, pack.tenant)?;
     for group in groups(volume, vault, Some(pack.tenant))?.usable {
         if let Some(slot) = group.slot(pack) {
             leave(volume, &group, slot)?;

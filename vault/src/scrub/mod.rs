@@ -375,6 +375,9 @@ pub fn protect<V: Volume>(
     let mut formed = 0;
     for tenant in store.read(|c| c.tenants())? {
         let existing = parity::groups(volume, vault, Some(tenant))?;
+        if !existing.highest.is_empty() {
+            parity::keep_names(volume, tenant)?;
+        }
         let closed = closed_packs(store, vault, tenant, &existing.usable)?;
         let plan = Plan::of(vault, tenant, &closed, &existing, shape);
         let mut all = true;
