@@ -28,7 +28,7 @@ const DIRECT: i32 = 0o40000 | 0o10000;
 /// A loop device over a file, taken away in the end; what marks its writes too.
 struct Loop {
     path: PathBuf,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Loop {
@@ -37,6 +37,14 @@ impl Loop {
         let file = dir.path().join("disk.raw");
         let disk = sparse(&file, SIZE);
         noise(&disk, 0, 40 * MIB as usize, 3);
+        // One partition of all but the first MiB: an MBR's first entry.
+        let mut entry = [0u8; 66];
+        entry[4] = 0x83;
+        entry[8..12].copy_from_slice(&2048u32.to_le_bytes());
+        entry[12..16].copy_from_slice(&((SIZE / 512) as u32 - 2048).to_le_bytes());
+        entry[64..].copy_from_slice(&[0x55, 0xaa]);
+        disk.write_all_at(&entry, 446)
+            .unwrap_or_else(|e| panic!("{e}"));
         let out = Command::new("losetup")
             .args(["--find", "--show"])
             .arg(&file)
@@ -44,7 +52,19 @@ impl Loop {
         let out = out.unwrap_or_else(|e| panic!("losetup: {e}"));
         let path = PathBuf::from(String::from_utf8_lossy(&out.stdout).trim());
         assert!(out.status.success(), "losetup: {out:?}");
-        Self { path, _dir: dir }
+        // Whether or not the kernel read the table.
+        let sectors = (SIZE / 512 - 2048).to_string();
+        let added = Command::new("addpart")
+            .arg(&path)
+            .args(["1", "2048", &sectors])
+            .output();
+        assert!(added.is_ok(), "addpart: {added:?}");
+        Self { path, dir }
+    }
+
+    /// What is on the disk, whatever memory holds of it.
+    fn content(&self) -> PathBuf {
+        self.dir.path().join("disk.raw")
     }
 
     fn device(&self) -> Device {
@@ -70,6 +90,7 @@ impl Loop {
 impl Drop for Loop {
     fn drop(&mut self) {
         let _ = Device::of(&self.path).map(|device| Probe::stop(&device));
+        let _ = Command::new("delpart").arg(&self.path).arg("1").status();
         let _ = Command::new("losetup").arg("-d").arg(&self.path).status();
     }
 }
@@ -106,7 +127,7 @@ impl Bench {
         let report = self.backup();
         let restored = self.lab.restore("db1");
         assert!(
-            sha256(&restored) == sha256(&self.disk.path),
+            sha256(&restored) == sha256(&self.disk.content()),
             "the image is not the disk; {report}"
         );
         (report["tracking"][0].clone(), report)
@@ -314,6 +335,25 @@ fn a_change_that_was_not_marked_is_an_alarm() {
     assert!(Probe::open(&bench.disk.device()).is_none());
 }
 
+/// Guards against images of what was: a disk's pages in memory are not those of its partitions,
+/// and whoever looked at the disk leaves some.
+fn old_pages_of_the_disk_hide_no_write_to_a_partition() {
+    let bench = Bench::new();
+    bench.proven();
+    let partition = PathBuf::from(format!("{}p1", bench.disk.path.display()));
+    for round in 1..4u8 {
+        let seen = fs::read(&bench.disk.path).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(seen.len() as u64, SIZE);
+        let file = OpenOptions::new()
+            .write(true)
+            .custom_flags(DIRECT)
+            .open(&partition);
+        let file = file.unwrap_or_else(|e| panic!("{}: {e}", partition.display()));
+        stamp(&file, 3000 * u64::from(round), 20, 100 + round);
+        assert_eq!(bench.proven().0["read"], "changes");
+    }
+}
+
 /// Guards image files and hosts without BPF: they are imaged as ever, and are told why.
 fn what_cannot_be_tracked_is_compared() {
     let lab = Lab::new();
@@ -353,6 +393,11 @@ fn main() {
             "a change that was not marked is an alarm",
             &needs(),
             a_change_that_was_not_marked_is_an_alarm,
+        )
+        .case_with(
+            "old pages of the disk hide no write to a partition",
+            &needs(),
+            old_pages_of_the_disk_hide_no_write_to_a_partition,
         )
         .case(
             "what cannot be tracked is compared",
