@@ -341,6 +341,8 @@ fn old_pages_of_the_disk_hide_no_write_to_a_partition() {
     let bench = Bench::new();
     bench.proven();
     let partition = PathBuf::from(format!("{}p1", bench.disk.path.display()));
+    // While somebody has it open, as a mounted partition does, its pages stay.
+    let _held = File::open(&bench.disk.path).unwrap_or_else(|e| panic!("{e}"));
     for round in 1..4u8 {
         let seen = fs::read(&bench.disk.path).unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(seen.len() as u64, SIZE);
