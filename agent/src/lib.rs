@@ -30,7 +30,8 @@
 //! * Memory does not depend on the size of the disks. With *n* workers, at most: *n* × 6 MiB of
 //!   spans and compressors, 4 MiB of sealed chunks between workers and uplink, 48 MiB of them
 //!   in the uplink (and at most 65,536 chunks), 2 MiB of pages for each of *n* + 1 cache
-//!   connections, and one open index node per level.
+//!   connections, one open index node per level, and maps of what is in use: 8 MiB for each
+//!   disk, twice that and what one reader takes (16 MiB for a FAT or a log) while it is looked at.
 
 pub mod backup;
 pub mod cache;

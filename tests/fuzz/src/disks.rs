@@ -58,7 +58,11 @@ pub fn inputs() -> io::Result<Vec<(&'static str, Vec<u8>)>> {
                    mount -o loop,commit=600 $D $D.d; trap 'umount $D.d' EXIT; \
                    echo text > $D.d/file; sync -f $D.d; rm $D.d/file; sync -f $D.d; cp $D $D.copy; \
                    umount $D.d; trap - EXIT; mv $D.copy $D";
-    let disks: [(&str, u64, &str); 12] = [
+    let xfs_mounted = "mkfs.xfs -q -i maxpct=1 $D; mkdir -p $D.d; mount -o loop $D $D.d; \
+                       trap 'umount $D.d' EXIT; echo text > $D.d/file; sync $D.d/file; \
+                       rm $D.d/file; echo more > $D.d/more; sync $D.d/more; cp $D $D.copy; \
+                       umount $D.d; trap - EXIT; mv $D.copy $D";
+    let disks: [(&str, u64, &str); 13] = [
         ("ext4", 2, "mkfs.ext4 -q -F -b 1024 -O ^has_journal $D"),
         (
             "ext4-flex",
@@ -67,6 +71,7 @@ pub fn inputs() -> io::Result<Vec<(&'static str, Vec<u8>)>> {
         ),
         ("ext3-mounted", 4, mounted),
         ("xfs", 300, "mkfs.xfs -q $D"),
+        ("xfs-mounted", 300, xfs_mounted),
         ("xfs-4", 300, "mkfs.xfs -q -m crc=0 $D"),
         ("btrfs", 120, "mkfs.btrfs -q $D"),
         ("fat", 2, "mkfs.vfat -F 12 $D"),
@@ -136,6 +141,7 @@ fn seal(at: usize, sector: &[u8]) -> Option<u8> {
     let has = |place: usize, magic: &[u8]| sector[place..].starts_with(magic);
     Some(match () {
         () if has(0, b"EFI PART") => seals::GPT,
+        () if has(0, &[0xfe, 0xed, 0xba, 0xbe]) => seals::XFS_RECORD,
         () if has(0, b"XFSB") => seals::XFS_SUPERBLOCK,
         () if has(0, b"XAGF") => seals::XFS_GROUP,
         () if has(0, b"AB3B") => seals::XFS_BLOCK,

@@ -30,6 +30,8 @@ pub mod seals {
     /// The label of a physical volume, and the header of its descriptions with the first of them.
     pub const LVM_LABEL: u8 = 8;
     pub const LVM_DESCRIPTION: u8 = 9;
+    /// A record of the log of XFS.
+    pub const XFS_RECORD: u8 = 10;
 }
 
 /// A disk that counts what is read of it.
@@ -108,7 +110,7 @@ fn put(disk: &mut Memory, at: u64, seal: u8) {
         XFS_GROUP => (512, 216, true),
         XFS_BLOCK => (4096, 52, true),
         EXT_SUPERBLOCK => (1024, 0x3fc, false),
-        GPT | LVM_LABEL | LVM_DESCRIPTION => (512, 0, false),
+        GPT | LVM_LABEL | LVM_DESCRIPTION | XFS_RECORD => (512, 0, false),
         _ => return,
     };
     let Some(mut bytes) = read(disk, at, length) else {
@@ -139,6 +141,14 @@ fn put(disk: &mut Memory, at: u64, seal: u8) {
             }
             let sum = crc32(0xf597_a6cf, &bytes[4..]);
             bytes[..4].copy_from_slice(&sum.to_le_bytes());
+        }
+        XFS_RECORD => {
+            let length = u32::from_be_bytes([12, 13, 14, 15].map(|at| bytes[at])).min(1 << 18);
+            if let Some(data) = read(disk, at + 512, length as usize) {
+                let mut sum = crc32c(crc32c(!0, &bytes[..32]), &[0; 4]);
+                sum = !crc32c(crc32c(sum, &bytes[36..328]), &data);
+                bytes[32..36].copy_from_slice(&sum.to_le_bytes());
+            }
         }
         BTRFS_BLOCK | BTRFS_SUPERBLOCK => {
             let sum = !crc32c(!0, &bytes[32..]);
