@@ -4,7 +4,7 @@ use std::fs::File;
 
 use relevo_tests::disks::{self, allocated, mixed, noise, sha256};
 use relevo_tests::lab::Lab;
-use relevo_tests::program::{Running, wait_while};
+use relevo_tests::program::{Running, finish, wait_while};
 use relevo_tests::suite::{Need, Suite};
 use serde_json::Value;
 
@@ -82,7 +82,9 @@ fn a_second_server_of_the_same_distribution_shares_chunks() {
         lab.enroll_agent(name);
         let disk = lab.path(&format!("{name}.raw"));
         disks::demo_server(&disk, name, address);
-        sent.push(bytes(&lab.backup(name, &disk), "sent_bytes"));
+        let mut backup = lab.backup_command(name, &disk);
+        backup.arg("--all-blocks");
+        sent.push(bytes(&finish(backup).expect_json(), "sent_bytes"));
         assert_eq!(sha256(&lab.restore(name)), sha256(&disk));
     }
     assert!(

@@ -14,13 +14,13 @@ const HOST: &str = "lost-server";
 const ADDRESS: &str = "10.77.0.10/24";
 
 /// A lab with one imaged demo server.
-fn protected() -> (Lab, PathBuf) {
+fn protected() -> Lab {
     let lab = Lab::new();
     let disk = lab.path("server.raw");
     disks::demo_server(&disk, HOST, ADDRESS);
     lab.enroll_agent(HOST);
     lab.backup(HOST, &disk);
-    (lab, disk)
+    lab
 }
 
 fn namespaces() -> String {
@@ -65,7 +65,8 @@ fn failover(namespace: &str, more: &[&str]) -> Vec<String> {
 /// Guards the main job: the server's page is served by the virtual machine, reached through its
 /// network; RPO and RTO are measured; writes stay in the overlay; nothing is left behind.
 fn failover_serves_the_lost_servers_page() {
-    let (lab, disk) = protected();
+    let lab = protected();
+    let image = sha256(&lab.restore(HOST));
     let page = format!("/={HOST}");
     let arguments = failover(
         "relevo-test-failover",
@@ -103,7 +104,7 @@ fn failover_serves_the_lost_servers_page() {
     assert!(status.to_string().contains("running"), "{status}");
 
     // The image is as it was, though the guest has written.
-    assert_eq!(sha256(&lab.restore(HOST)), sha256(&disk));
+    assert_eq!(sha256(&lab.restore(HOST)), image);
     lab.recover(&["stop", HOST, "--discard"]).expect_success();
     assert!(!namespaces().contains("relevo-test-failover"));
     assert_eq!(processes(&lab.text("recover")), Vec::<String>::new());
@@ -111,7 +112,7 @@ fn failover_serves_the_lost_servers_page() {
 
 /// Guards: a failover that is interrupted leaves nothing behind.
 fn an_interrupted_failover_cleans_up() {
-    let (lab, _) = protected();
+    let lab = protected();
     let arguments = failover(
         "relevo-test-interrupted",
         &["--wait-console", "this text never comes"],
@@ -130,7 +131,7 @@ fn an_interrupted_failover_cleans_up() {
 /// Guards: whichever process of a running server is killed, the next command cleans up after it,
 /// and the server can be started again over what it wrote.
 fn killed_processes_are_cleaned_up_after() {
-    let (lab, _) = protected();
+    let lab = protected();
     let arguments = failover(
         "relevo-test-killed",
         &["--wait-console", "relevo-demo: ready"],
@@ -194,7 +195,7 @@ fn drill(lab: &Lab, name: &str, body: &str) -> (relevo_tests::program::Finished,
 
 /// Guards: a drill ends in evidence that a person and a program can read, and in nothing else.
 fn a_drill_ends_in_a_report() {
-    let (lab, _) = protected();
+    let lab = protected();
     let (finished, dir) = drill(&lab, "report", HOST);
     finished.expect_success();
     let json = std::fs::read_to_string(dir.join("report.json")).unwrap_or_default();
@@ -219,7 +220,7 @@ fn a_drill_ends_in_a_report() {
 /// Guards the whole of conversion on an ordinary machine: the image's own kernel and initramfs,
 /// which know no virtio, boot through the plan's extra segment; over NBD; on QEMU.
 fn the_images_own_kernel_boots_through_the_plan() {
-    let (lab, _) = protected();
+    let lab = protected();
     let socket = lab.text("nbd.sock");
     let files = lab.text("adapted");
     let args = ["plan", HOST, "--image-kernel", "--write", &files, "--json"];
