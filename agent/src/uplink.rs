@@ -13,7 +13,7 @@ use relevo_wire::chunk::SealedChunk;
 use relevo_wire::client::{ClientError, VaultConnection};
 use relevo_wire::enrollment::Enrollment;
 use relevo_wire::manifest::SealedManifest;
-use relevo_wire::message::{Request, Response};
+use relevo_wire::message::{Refusal, RefusalCode, Request, Response};
 use relevo_wire::upload::{BatchId, Transmit, Upload, UploadError, UploadLimits};
 use relevo_wire::{ChunkId, SessionId, VaultId};
 use tokio::sync::mpsc;
@@ -196,7 +196,12 @@ pub struct Uplink<'a, D: Dial> {
     /// tells only of its own session.
     added: u64,
     added_before: u64,
+    /// How often in a row the vault did not know the upload any more.
+    forgotten: u32,
 }
+
+/// An upload that the vault forgets each time it is opened again is no accident.
+const FORGOTTEN: u32 = 3;
 
 enum Answer {
     Known(Vec<u8>),
@@ -221,7 +226,22 @@ impl<'a, D: Dial> Uplink<'a, D> {
             patience,
             added: 0,
             added_before: 0,
+            forgotten: 0,
         }
+    }
+
+    /// Whether another connection, and with it another upload, may do: the vault forgets an
+    /// upload that lay idle, while this server slept for instance, or that takes weeks.
+    fn may_go_on(&mut self, error: &ClientError) -> bool {
+        let forgotten = matches!(
+            error,
+            ClientError::Refused(Refusal {
+                code: RefusalCode::NotFound,
+                ..
+            })
+        );
+        self.forgotten += u32::from(forgotten);
+        error.is_transient() || (forgotten && self.forgotten <= FORGOTTEN)
     }
 
     /// Brings all that is offered to the vault's stable storage, until no more offers come.
@@ -265,9 +285,10 @@ impl<'a, D: Dial> Uplink<'a, D> {
                         Ok(Answer::Known(bits)) => upload.handle_known(batch, &bits)?,
                         Ok(Answer::Stored(added)) => {
                             self.added += added;
+                            self.forgotten = 0;
                             upload.handle_stored(batch)?;
                         }
-                        Err(error) if error.is_transient() => {
+                        Err(error) if self.may_go_on(&error) => {
                             tracing::warn!("{error}; connecting again");
                             under_way.shutdown().await;
                             upload.connection_lost();
@@ -319,7 +340,7 @@ impl<'a, D: Dial> Uplink<'a, D> {
         let (before, last) = (self.added_before, self.added);
         loop {
             match self.link.commit(manifest.clone()).await {
-                Err(error) if error.is_transient() => {
+                Err(error) if self.may_go_on(&error) => {
                     tracing::warn!("{error}; connecting again");
                     self.reconnect().await?;
                 }

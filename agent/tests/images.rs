@@ -132,6 +132,19 @@ fn a_run_that_failed_half_way_goes_on_where_it_was() {
     assert!(vault.restore(&server.keys, 0) == std::fs::read(server.disk()).unwrap());
 }
 
+/// Guards first images over long lines, and servers that sleep for a day in the midst of one: the
+/// vault closes an upload some time, and another goes on with it.
+#[test]
+fn an_upload_that_the_vault_closed_is_opened_again() {
+    let (server, vault) = (Server::new(), SimulatedVault::new());
+    sparse(&server.disk(), 8 << 20, &[(0, noise(3, 8 * MIB))]);
+    vault.state().forget_after_puts = Some(4);
+    server.backup(&vault).unwrap();
+    assert_eq!(vault.state().dials, 2);
+    assert_eq!(vault.state().sent_twice, 0);
+    assert!(vault.restore(&server.keys, 0) == std::fs::read(server.disk()).unwrap());
+}
+
 /// Guards against a run that was asked to end and goes on, reads the rest of the disk first, or
 /// forgets what the vault acknowledged.
 #[test]

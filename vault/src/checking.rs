@@ -93,7 +93,7 @@ pub fn run(command: Checking) -> Result<ExitCode, VaultError> {
             let healed = report
                 .healed
                 .and_then(|healed| serde_json::from_value::<heal::Healed>(healed).ok());
-            Ok(code(healed.is_none_or(|healed| healed.left.is_empty())))
+            Ok(code(healed.is_none_or(|healed| healed.is_whole())))
         }
         Checking::Scrub { place, json } => {
             let directory = Directory::open(&place.dir)?;

@@ -39,6 +39,8 @@ pub struct State {
     /// Requests until the connection breaks; each break takes the next number.
     pub breaks: Vec<usize>,
     served: usize,
+    /// After so many puts the upload is not known any more, once.
+    pub forget_after_puts: Option<usize>,
     /// Refuses for good after so many puts.
     pub fail_after_puts: Option<usize>,
     puts: usize,
@@ -59,6 +61,7 @@ impl SimulatedVault {
             sent_twice: 0,
             breaks: Vec::new(),
             served: 0,
+            forget_after_puts: None,
             fail_after_puts: None,
             puts: 0,
             connection: 0,
@@ -239,6 +242,14 @@ impl Link for SimulatedLink {
             && state.puts > *after
         {
             stop.set();
+        }
+        if state
+            .forget_after_puts
+            .is_some_and(|after| state.puts > after)
+        {
+            state.forget_after_puts = None;
+            let refusal = Refusal::new(RefusalCode::NotFound, "no such upload", "open it again");
+            return Err(refusal.into());
         }
         let served = state.serve(self.connection);
         let stored = if served {

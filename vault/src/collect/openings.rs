@@ -8,9 +8,12 @@ use relevo_wire::{TenantId, Timestamp};
 
 /// An upload that nobody heard of for so long is none any more.
 const LONGEST_IDLE: Duration = Duration::from_secs(24 * 3600);
-/// Nor is one that was opened so long ago, whatever comes: an agent that stirs its upload daily
-/// must not hold collection back for ever.
+/// Nor is one that was opened so long ago and has stored nothing for a day: an agent that stirs
+/// its upload daily must not hold collection back for ever.
 const LONGEST_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Nor one that was opened so long ago, whatever it stores. A first image over a long line comes
+/// this far; then it goes on in another upload.
+const LONGEST_GROWTH: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// An open upload. Counts until it is dropped, or forgotten.
 #[derive(Debug)]
@@ -23,11 +26,14 @@ pub struct Opening {
 struct Moments {
     opened: Instant,
     used: Instant,
+    grown: Instant,
 }
 
 impl Moments {
     fn are_too_long_ago(&self) -> bool {
-        self.used.elapsed() >= LONGEST_IDLE || self.opened.elapsed() >= LONGEST_AGE
+        let age = self.opened.elapsed();
+        let stale = age >= LONGEST_AGE && self.grown.elapsed() >= LONGEST_IDLE;
+        self.used.elapsed() >= LONGEST_IDLE || stale || age >= LONGEST_GROWTH
     }
 }
 
@@ -47,7 +53,12 @@ impl Opening {
         in_time
     }
 
-    /// True when nothing came for a day, or it is a week old; then nothing will be taken.
+    /// Something new was stored.
+    pub fn grew(&self) {
+        self.moments().grown = Instant::now();
+    }
+
+    /// True when it came to its end by time; then nothing will be taken.
     pub fn is_forgotten(&self) -> bool {
         self.moments().are_too_long_ago()
     }
@@ -73,6 +84,7 @@ impl Openings {
             moments: Mutex::new(Moments {
                 opened: Instant::now(),
                 used: Instant::now(),
+                grown: Instant::now(),
             }),
         });
         of_tenant.push(Arc::downgrade(&opening));
@@ -114,10 +126,19 @@ mod tests {
         let Some(last_week) = Instant::now().checked_sub(LONGEST_AGE) else {
             return;
         };
-        // However often something came.
+        // However often something came, unless it was new.
         second.moments().opened = last_week;
+        assert!(second.touch());
+        second.moments().grown = yesterday;
         assert_eq!(openings.oldest(tenant), Some(third.opened()));
         assert!(!second.touch() && second.is_forgotten());
+        second.grew();
+        assert!(second.touch());
+        let Some(last_month) = Instant::now().checked_sub(LONGEST_GROWTH) else {
+            return;
+        };
+        second.moments().opened = last_month;
+        assert!(!second.touch());
         assert!(third.touch());
         drop(third);
         assert_eq!(openings.oldest(tenant), None);

@@ -240,7 +240,7 @@ pub fn perform<V: Volume>(
                     note(format!("healed, and not noted: {error}"));
                 }
             }
-            let success = healed.left.is_empty();
+            let success = healed.is_whole();
             let answer = Answer::done(&healed, heal::text(&healed))?;
             Ok(Answer { success, ..answer })
         }

@@ -387,6 +387,7 @@ fn told(done: Result<(), StoreError>, what: &str, healed: &mut Healed) -> Result
         Err(error) => {
             tracing::error!(what, %error, remedy = error.remedy(), "not healed");
             healed.failures.push(format!("{what}: {error}"));
+            healed.cut_short = true;
             Ok(())
         }
         Ok(()) => Ok(()),

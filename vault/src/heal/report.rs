@@ -24,6 +24,9 @@ pub struct Healed {
     pub left: Vec<Left>,
     /// What was tried in vain, in words.
     pub failures: Vec<String>,
+    /// A step ended with an error, so that what is left is not all that may be damaged.
+    #[serde(default)]
+    pub cut_short: bool,
 }
 
 /// A loss that is left.
@@ -40,6 +43,11 @@ pub struct Left {
 }
 
 impl Healed {
+    /// True when nothing is left damaged, as far as anybody knows.
+    pub fn is_whole(&self) -> bool {
+        self.left.is_empty() && !self.cut_short
+    }
+
     /// True when anything was done.
     pub fn did_something(&self) -> bool {
         let counts = [

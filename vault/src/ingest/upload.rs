@@ -79,7 +79,7 @@ impl<V: Volume> Vault<V> {
             _ => Err(Refusal::new(
                 RefusalCode::NotFound,
                 "this upload is not open here: the vault was started anew since, or it lay idle \
-                 for a day, or is a week old",
+                 for a day, or is too old",
                 "open it again; what was stored is kept",
             )),
         }
@@ -203,6 +203,9 @@ impl<V: Volume> Vault<V> {
     pub fn note_added(&self, reception: &Reception) {
         if let Some(session) = self.sessions().get_mut(&reception.session) {
             session.added += reception.added;
+            if reception.added > 0 {
+                session.opening.grew();
+            }
         }
     }
 

@@ -14,13 +14,18 @@ pub(super) fn mend<V: Volume>(volume: &V, vault: VaultId, pack: PackId) -> Resul
         return Ok(());
     };
     let whole = header.encode();
-    let found = read_exact(volume, pack, 0, FIRST_ENTRY as usize);
-    if found.is_ok_and(|found| found[..] == whole[..]) {
-        return Ok(());
+    let half = FIRST_ENTRY as usize / 2;
+    for (at, copy) in [(0, &whole[..half]), (half, &whole[half..])] {
+        let found = read_exact(volume, pack, at as u64, half);
+        if found.is_ok_and(|found| found[..] == *copy) {
+            continue;
+        }
+        tracing::warn!(%pack, at, "a copy of its header is written again");
+        // Never the other one along: a write that the power cuts off may cost what it covers.
+        volume
+            .write_at(pack, at as u64, copy)
+            .and_then(|()| volume.sync(pack))
+            .map_err(|e| StoreError::io(format_args!("write the header of pack {pack}"), &e))?;
     }
-    tracing::warn!(%pack, "its header is written again");
-    volume
-        .write_at(pack, 0, &whole)
-        .and_then(|()| volume.sync(pack))
-        .map_err(|e| StoreError::io(format_args!("write the header of pack {pack}"), &e))
+    Ok(())
 }
