@@ -107,12 +107,12 @@ fn replace_outdated(directory: &Directory) -> Result<(), VaultError> {
 pub fn open_store(directory: &Directory) -> Result<Store<DiskVolume>, VaultError> {
     directory.upgrade()?;
     replace_outdated(directory)?;
-    let (catalogue, fresh) = Catalogue::open(&directory.catalogue())?;
+    let (catalogue, _) = Catalogue::open(&directory.catalogue())?;
     let (volume, vault) = (Arc::new(directory.volume()), directory.file().vault);
     prepare_packs(&*volume, vault, Some(&catalogue))?;
     let (store, findings) = Store::open(volume, vault, &directory.catalogue())?;
     report(&findings);
-    note_findings(&catalogue, &findings, fresh)?;
+    note_findings(&catalogue, &findings, store.has_read_all())?;
     Ok(store)
 }
 
@@ -144,19 +144,39 @@ pub fn prepare_packs<V: Volume>(
             "made anew from parity"
         );
     }
+    let mut cut = Vec::new();
     for (pack, scanned) in known {
         let length = volume.length(pack).unwrap_or(0);
-        if length < FIRST_ENTRY || length >= scanned {
-            continue;
+        if (FIRST_ENTRY..scanned).contains(&length) {
+            tracing::error!(%pack, length, scanned, "the pack was cut short; run 'relevo-vault verify'");
+            cut.push((pack, length, scanned));
         }
-        tracing::error!(%pack, length, scanned, "the pack was cut short; run 'relevo-vault verify'");
+    }
+    match catalogue {
+        Some(catalogue) => fill_up(volume, catalogue, &cut),
+        None => Ok(()),
+    }
+}
+
+/// Gives packs their length back. What they lost is noted first, and durable: a pack of full
+/// length shows nothing of it.
+fn fill_up<V: Volume>(
+    volume: &V,
+    catalogue: &Catalogue,
+    cut: &[(PackId, u64, u64)],
+) -> Result<(), StoreError> {
+    if cut.is_empty() {
+        return Ok(());
+    }
+    for &(pack, length, scanned) in cut {
+        catalogue.note_loss(pack, length.next_multiple_of(16), scanned - length, None)?;
+    }
+    catalogue.make_durable()?;
+    for &(pack, _, scanned) in cut {
         volume
             .write_at(pack, scanned - 1, &[0])
             .and_then(|()| volume.sync(pack))
             .map_err(|e| StoreError::io(format_args!("fill up pack {pack}"), &e))?;
-        if let Some(catalogue) = catalogue {
-            catalogue.note_loss(pack, length.next_multiple_of(16), scanned - length, None)?;
-        }
     }
     Ok(())
 }

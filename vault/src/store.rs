@@ -50,6 +50,7 @@ pub struct Store<V> {
     catalogue_reads: AtomicU64,
     openings: Openings,
     collecting: Mutex<()>,
+    read_all: bool,
 }
 
 impl<V: Volume> Store<V> {
@@ -84,7 +85,7 @@ impl<V: Volume> Store<V> {
         let Opened {
             mut ledger,
             findings,
-            ..
+            fresh: read_all,
         } = open_ledger(&volume, vault, catalogue)?;
         let segments = ledger.catalogue().segments();
         ledger.set_roll_at(roll_at);
@@ -113,8 +114,14 @@ impl<V: Volume> Store<V> {
             catalogue_reads: AtomicU64::new(0),
             openings: Openings::default(),
             collecting: Mutex::default(),
+            read_all,
         };
         Ok((store, findings))
+    }
+
+    /// True when the opening read all packs: nothing was known of them, or not any more.
+    pub fn has_read_all(&self) -> bool {
+        self.read_all
     }
 
     /// Hands records to the writer; the answer comes when they are durable and can be found.

@@ -33,10 +33,12 @@ impl Catalogue {
     }
 
     /// Forgets everything that follows from the packs, which are then read anew. Stays: tenants'
-    /// numbers, tokens, and losses, which were found elsewhere than in the catalogue.
+    /// numbers, tokens, and losses, which were found elsewhere than in the catalogue; and which
+    /// entry of each pack was the last that was known, so that damage there is not taken for what
+    /// a crash left.
     pub fn begin_anew(&self) -> Result<(), StoreError> {
         self.db.execute_batch(
-            "DELETE FROM packs; DELETE FROM ends; DELETE FROM retired; DELETE FROM recent; DELETE FROM segments;
+            "DELETE FROM packs; DELETE FROM retired; DELETE FROM recent; DELETE FROM segments;
              DELETE FROM complete; DELETE FROM unreferenced; DELETE FROM points;
              DELETE FROM servers; DELETE FROM sites; DELETE FROM people;
              DELETE FROM revocations; DELETE FROM deletions; DELETE FROM holds;

@@ -39,6 +39,23 @@ impl End {
 }
 
 impl Catalogue {
+    /// Makes the table where there is none: a catalogue of this version may be from before it.
+    /// Not for who only reads, from a disk that is full, or not to be written to.
+    pub(super) fn prepare_ends(&self) -> Result<(), StoreError> {
+        Ok(self.db.execute_batch(TABLE)?)
+    }
+
+    /// Forgets the last entry of a pack: another stands there now.
+    pub fn forget_end(&self, pack: PackId) -> Result<(), StoreError> {
+        let Some(tenant) = self.tenant(pack.tenant)? else {
+            return Ok(());
+        };
+        self.db
+            .prepare_cached("DELETE FROM ends WHERE tenant = ?1 AND pack = ?2")?
+            .execute(params![tenant, pack.number])?;
+        Ok(())
+    }
+
     /// Notes the last entry of a pack.
     pub fn set_end(&self, pack: PackId, end: End) -> Result<(), StoreError> {
         let tenant = self.tenant_or_new(pack.tenant)?;
@@ -50,6 +67,10 @@ impl Catalogue {
 
     /// The last entries that are known.
     pub fn ends(&self) -> Result<HashMap<PackId, End>, StoreError> {
+        let table = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'ends'";
+        if !self.db.prepare_cached(table)?.exists([])? {
+            return Ok(HashMap::new());
+        }
         let mut query = self.db.prepare_cached(
             "SELECT t.id, e.pack, e.offset, e.mark FROM ends e JOIN tenants t ON t.number = e.tenant",
         )?;

@@ -183,7 +183,7 @@ impl Catalogue {
     }
 
     /// True once all packs were read into it.
-    fn is_whole(&self) -> Result<bool, StoreError> {
+    pub fn is_whole(&self) -> Result<bool, StoreError> {
         Ok(self
             .db
             .prepare_cached("SELECT 1 FROM meta WHERE name = 'whole'")?
@@ -202,8 +202,7 @@ impl Catalogue {
             db.query_row("PRAGMA user_version", [], |row| row.get(0))
         };
         match version(&self.db)? {
-            // A catalogue of this version may be from before this table.
-            SCHEMA => return Ok(self.db.execute_batch(ends::TABLE)?),
+            SCHEMA => return Ok(()),
             0 => {}
             other => {
                 return Err(StoreError::Catalogue(format!(

@@ -177,6 +177,7 @@ impl Catalogue {
     /// From now on this connection settles and merges. Only the process that holds the vault's
     /// lock may ask for it, once. Opens all segments, so that damage is found now.
     pub fn start_writing(&self) -> Result<(), StoreError> {
+        self.prepare_ends()?;
         let mut query = self.db.prepare("SELECT number FROM tenants")?;
         let tenants: Vec<i64> = query
             .query_map([], |row| row.get(0))?

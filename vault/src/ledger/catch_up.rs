@@ -1,5 +1,7 @@
 //! Brings the catalogue up to the packs: after a crash a tail, after its loss everything.
 
+use std::collections::HashSet;
+
 use super::Ledger;
 use super::doubt::JustRead;
 use super::finding::Finding;
@@ -27,9 +29,13 @@ impl<V: Volume> Ledger<V> {
     /// A tenant's packs are taken in from the newest to the oldest: that a pack was retired
     /// stands in a later one, and then nothing of it is taken in.
     pub(super) fn catch_up(&mut self, fresh: bool) -> Result<Vec<Finding>, StoreError> {
+        self.read_all |= fresh;
         let known = self.known(fresh)?;
-        if !fresh && self.is_of_other_packs(&known)? {
-            return self.read_anew();
+        if !fresh {
+            let rewritten = self.rewritten(&known)?;
+            if !rewritten.is_empty() {
+                return self.read_anew(&rewritten);
+            }
         }
         let mut findings = Vec::new();
         let mut packs = self
@@ -43,17 +49,21 @@ impl<V: Volume> Ledger<V> {
             doubt_newest(&mut unread);
         }
         let volume = self.volume.clone();
-        let mut points = Vec::new();
+        let (mut points, mut rewritten) = (Vec::new(), Vec::new());
         in_order(&volume, &unread, |at, scanned| {
-            let scanned = scanned?;
+            let (unread, scanned) = (&unread[at], scanned?);
             if !fresh {
-                points.extend(points_of(unread[at].pack, &scanned));
+                points.extend(points_of(unread, &scanned));
+                if unread.was_rewritten(&scanned) {
+                    rewritten.push(unread.pack);
+                }
             }
-            self.take_in(&unread[at], scanned, &mut findings)
+            self.take_in(unread, scanned, &mut findings)
         })?;
         let needed = self.catalogue.transaction(|c| c.settle_retired())?;
-        if !fresh && (needed || !self.fits(&points, &known.packs)?) {
-            findings.extend(self.read_anew()?);
+        let fits = || self.fits(&points, &known.packs);
+        if !fresh && (needed || !rewritten.is_empty() || !fits()?) {
+            findings.extend(self.read_anew(&rewritten)?);
             return Ok(findings);
         }
         self.unlink_what_is_retired(&packs)?;
@@ -66,9 +76,15 @@ impl<V: Volume> Ledger<V> {
         Ok(findings)
     }
 
-    fn read_anew(&mut self) -> Result<Vec<Finding>, StoreError> {
+    /// What the catalogue knew last of these packs is not of them any more.
+    fn read_anew(&mut self, rewritten: &[PackId]) -> Result<Vec<Finding>, StoreError> {
         tracing::warn!("the catalogue is older than the packs know it: they are read anew");
-        self.catalogue.transaction(|c| c.begin_anew())?;
+        self.catalogue.transaction(|catalogue| {
+            for pack in rewritten {
+                catalogue.forget_end(*pack)?;
+            }
+            catalogue.begin_anew()
+        })?;
         self.catch_up(true)
     }
 
@@ -95,9 +111,12 @@ impl<V: Volume> Ledger<V> {
     ) -> Result<(), StoreError> {
         let mut missing: Vec<PackId> = known.packs.keys().copied().collect();
         if known.fresh {
+            missing.extend(known.ends.keys());
+            let retired: HashSet<PackId> = self.catalogue.retired()?.into_iter().collect();
             for (&tenant, &highest) in &self.highest {
                 let pack = |number| PackId { tenant, number };
-                let absent = |pack: &PackId| packs.binary_search(pack).is_err();
+                let absent =
+                    |pack: &PackId| packs.binary_search(pack).is_err() && !retired.contains(pack);
                 let numbers = (1..highest).map(pack).filter(absent);
                 missing.extend(numbers.take(MISSING_NAMED));
             }
@@ -131,7 +150,9 @@ impl<V: Volume> Ledger<V> {
             return self.catalogue.clear_loss(pack, 0);
         }
         let mut length = unread.length;
-        let unfinished = unread.unfinished && !scanned.salvaged;
+        // What the catalogue was told of does not end there: that was damaged.
+        let damaged_end = scanned.end < unread.told;
+        let unfinished = unread.unfinished && !scanned.salvaged && !damaged_end;
         if unfinished && scanned.tail() > 0 {
             findings.push(Finding::TornTail {
                 pack,
@@ -145,7 +166,7 @@ impl<V: Volume> Ledger<V> {
             && active.header.pack == pack
         {
             active.length = length;
-            if scanned.salvaged || scanned.end < length {
+            if scanned.salvaged || damaged_end || scanned.end < length {
                 self.active.remove(&pack.tenant);
             }
         }
@@ -156,7 +177,8 @@ impl<V: Volume> Ledger<V> {
             .filter(|gap| gap.offset < length && !unread.is_noted(gap))
             .cloned();
         for gap in gaps {
-            if unfinished && unread.newer && gap.length >= ENTRY_HEADER as u64 {
+            let newer = unread.newer && gap.offset >= unread.told;
+            if unfinished && newer && gap.length >= ENTRY_HEADER as u64 {
                 self.cover(unread, &gap)?;
                 findings.push(Finding::Covered(pack, gap));
             } else {
@@ -223,7 +245,7 @@ impl<V: Volume> Ledger<V> {
                 Ok(()) => at += length,
                 // Some file systems need room to write in place. The vault is to open all the
                 // same; that nothing can be read from a full disk would be worse.
-                Err(error) if error.kind() == std::io::ErrorKind::StorageFull => {
+                Err(error) if is_full(&error) => {
                     tracing::warn!(%pack, "the disk is full: the pack's end is only synced");
                     return Ok(());
                 }
@@ -254,11 +276,19 @@ impl<V: Volume> Ledger<V> {
     }
 }
 
-/// The recovery points among what was read.
-fn points_of(pack: PackId, scanned: &Scan) -> impl Iterator<Item = JustRead> {
-    let records = scanned.entries.iter().filter_map(|e| e.record.as_ref());
+/// The recovery points among what was read and is newer than what the catalogue knew.
+fn points_of(unread: &Unread, scanned: &Scan) -> impl Iterator<Item = JustRead> {
+    let (tenant, told) = (unread.pack.tenant, unread.told);
+    let newer = scanned.entries.iter().filter(move |e| e.offset >= told);
+    let records = newer.filter_map(|e| e.record.as_ref());
     records.filter_map(move |record| match record {
-        Record::Point(point) => Some((pack.tenant, point.manifest.public().ok()?)),
+        Record::Point(point) => Some((tenant, point.manifest.public().ok()?)),
         _ => None,
     })
+}
+
+/// True when there is no room, on the disk or in what somebody may use of it.
+pub(super) fn is_full(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded)
 }

@@ -18,7 +18,7 @@ use crate::error::StoreError;
 use crate::pack::{
     ALIGN, ENTRY_HEADER, EntryHeader, EntryKind, FIRST_ENTRY, PACK_VERSION, PackHeader, entry_size,
 };
-use crate::scan::{Gap, scan};
+use crate::scan::{Gap, Scan, scan};
 use crate::volume::{PackId, Volume, read_exact, read_salvaging};
 
 /// When the catalogue is made anew, so many bytes of each tenant's newest packs are written again:
@@ -31,6 +31,9 @@ pub(super) struct Unread {
     pub header: PackHeader,
     pub from: u64,
     pub length: u64,
+    /// The catalogue was told of what lies below, or of something: what is no entry there was
+    /// damaged.
+    pub told: u64,
     /// Everything from there on is newer than all that the catalogue was told of.
     pub newer: bool,
     /// A crash may have left unfinished bytes at its end.
@@ -48,6 +51,15 @@ impl Unread {
         let mut noted = self.noted.iter();
         noted.any(|lost| lost.start <= gap.offset && end <= lost.end)
     }
+
+    /// True when an entry stands across where the catalogue knew that one ends: it is of other
+    /// packs, see [`Ledger::rewritten`].
+    pub fn was_rewritten(&self, scanned: &Scan) -> bool {
+        scanned.entries.iter().any(|entry| {
+            let behind = entry.offset + entry_size(entry.length as usize);
+            self.newer && entry.offset < self.told && self.told < behind
+        })
+    }
 }
 
 /// What the catalogue knew of the packs before they are looked at.
@@ -60,7 +72,8 @@ pub(super) struct Known {
     pub retired: HashSet<PackId>,
     newest: HashMap<TenantId, u32>,
     losses: HashMap<PackId, Vec<Loss>>,
-    ends: HashMap<PackId, End>,
+    /// The last entries that it knew. They are kept when all else is forgotten.
+    pub ends: HashMap<PackId, End>,
 }
 
 impl Known {
@@ -71,6 +84,16 @@ impl Known {
         let mut losses = self.losses.get(&pack).into_iter().flatten();
         let newest = self.newest.get(&pack.tenant).copied().unwrap_or(0);
         pack.number < newest || losses.any(|l| l.offset == 0 || l.offset >= known)
+    }
+
+    /// True when the catalogue read the pack before it kept the last entry of each, so that it
+    /// cannot be told whether it is the pack that was read. Only a tenant's newest is ever cut
+    /// and written anew, or one that the catalogue has not read to its end.
+    fn cannot_be_told(&self, pack: PackId, length: u64) -> bool {
+        let known = self.packs.get(&pack).copied().unwrap_or(0);
+        let newest = self.newest.get(&pack.tenant) == Some(&pack.number);
+        let read = !self.fresh && known > FIRST_ENTRY && known <= length;
+        read && !self.ends.contains_key(&pack) && (newest || known < length)
     }
 
     /// True when nothing may follow what ends there: it is lost, and perhaps comes back.
@@ -91,7 +114,8 @@ impl<V: Volume> Ledger<V> {
             losses: HashMap::new(),
             ends: self.catalogue.ends()?,
         };
-        for pack in known.packs.keys() {
+        let ends = known.ends.keys().filter(|_| fresh);
+        for pack in known.packs.keys().chain(ends) {
             let newest = known.newest.entry(pack.tenant).or_default();
             *newest = pack.number.max(*newest);
         }
@@ -114,9 +138,12 @@ impl<V: Volume> Ledger<V> {
     ) -> Result<Vec<Unread>, StoreError> {
         self.highest.clear();
         self.active.clear();
-        for pack in known.packs.keys().chain(&known.retired) {
+        let ends = known.ends.keys().filter(|_| known.fresh);
+        for pack in known.packs.keys().chain(&known.retired).chain(ends) {
             self.reserve_number(*pack);
         }
+        // In order: the last one of each stays.
+        let top: HashMap<_, _> = packs.iter().map(|p| (p.tenant, p.number)).collect();
         let mut unread = Vec::new();
         let mut last: HashMap<TenantId, u32> = HashMap::new();
         for &pack in packs.iter().filter(|pack| !known.retired.contains(pack)) {
@@ -127,7 +154,8 @@ impl<V: Volume> Ledger<V> {
             if length > FIRST_ENTRY {
                 last.insert(pack.tenant, pack.number);
             }
-            unread.extend(self.look_at(pack, length, known, findings)?);
+            let top = top.get(&pack.tenant) == Some(&pack.number);
+            unread.extend(self.look_at(pack, length, top, known, findings)?);
         }
         for unread in &mut unread {
             let pack = unread.pack;
@@ -140,11 +168,12 @@ impl<V: Volume> Ledger<V> {
         Ok(unread)
     }
 
-    /// Decides what of a pack is to be read.
+    /// Decides what of a pack is to be read. `top`: no file of the tenant has a higher number.
     fn look_at(
         &mut self,
         pack: PackId,
         length: u64,
+        top: bool,
         known: &Known,
         findings: &mut Vec<Finding>,
     ) -> Result<Option<Unread>, StoreError> {
@@ -155,8 +184,14 @@ impl<V: Volume> Ledger<V> {
         };
         let header = match header {
             Ok(header) => header,
-            // A pack whose making failed or was cut short, which nobody was told of.
-            Err(_) if scanned.is_none() && length <= FIRST_ENTRY => {
+            // A pack whose making failed or was cut short, which nobody was told of. The next
+            // one would have taken its number: one that has another above it was made.
+            Err(_)
+                if length <= FIRST_ENTRY
+                    && top
+                    && self.highest.get(&pack.tenant) < Some(&pack.number)
+                    && !known.is_old(pack) =>
+            {
                 if length > 0 {
                     self.cut(pack, 0)?;
                     findings.push(Finding::TornTail {
@@ -195,26 +230,48 @@ impl<V: Volume> Ledger<V> {
             // Packs come in order: the last one stays.
             self.active.insert(pack.tenant, Active { header, length });
         }
-        let mut noted = Vec::new();
-        if from == length {
-            if !self.was_cut(pack, length, known) {
-                self.catalogue.clear_loss(pack, 0)?;
-                return Ok(None);
+        let mut told = from;
+        if known.fresh
+            && !old
+            && let Some(end) = known.ends.get(&pack)
+        {
+            told = end.offset + ALIGN as u64;
+            if told > length {
+                findings.push(Finding::Shrunk(pack));
+                self.catalogue
+                    .note_loss(pack, length, told - length, None)?;
             }
+        }
+        let mut again = true;
+        if from == length && self.was_cut(pack, length, known) {
+            (from, old) = (0, true);
+        } else if known.cannot_be_told(pack, length) {
+            from = 0;
+        } else if from == length {
+            self.catalogue.clear_loss(pack, 0)?;
+            return Ok(None);
+        } else {
+            again = false;
+        }
+        let mut noted = Vec::new();
+        if again {
             let losses = known.losses.get(&pack).into_iter().flatten();
             noted.extend(losses.map(|l| l.offset..l.offset + l.length));
-            (from, old) = (0, true);
         }
         let newer = !known.fresh && !old;
+        if old {
+            told = 0;
+        }
         Ok(Some(Unread {
             pack,
             header,
             from: from.max(FIRST_ENTRY),
             length,
+            told,
             newer,
             unfinished: !old,
             unsynced: match newer {
-                true => from,
+                true => told,
                 false => length,
             },
             noted,
@@ -237,18 +294,19 @@ impl<V: Volume> Ledger<V> {
         *highest = pack.number.max(*highest);
     }
 
-    /// True when the catalogue is of other packs: where the last entry stood that it knows of a
-    /// tenant's newest pack there is another. The end of that pack was taken for unfinished and
+    /// Of which packs the catalogue is not: where the last entry stood that it knows of a tenant's
+    /// newest pack there is another. The end of that pack was taken for unfinished and
     /// cut off since, and others were written there; so what lies behind the offset that the
     /// catalogue recorded need not begin with an entry.
-    pub(super) fn is_of_other_packs(&self, known: &Known) -> Result<bool, StoreError> {
+    pub(super) fn rewritten(&self, known: &Known) -> Result<Vec<PackId>, StoreError> {
+        let mut rewritten = Vec::new();
         for (&pack, end) in &known.ends {
             let newest = known.newest.get(&pack.tenant) == Some(&pack.number);
             if newest && self.was_rewritten(pack, end, known)? {
-                return Ok(true);
+                rewritten.push(pack);
             }
         }
-        Ok(false)
+        Ok(rewritten)
     }
 
     fn was_rewritten(&self, pack: PackId, end: &End, known: &Known) -> Result<bool, StoreError> {

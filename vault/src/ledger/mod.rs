@@ -84,6 +84,8 @@ pub struct Ledger<V> {
     highest: HashMap<TenantId, u32>,
     /// The last transaction failed: packs hold more than the catalogue says.
     behind: bool,
+    /// All packs were read, because nothing was known of them, or not any more.
+    read_all: bool,
     read_only: Option<String>,
     roll_at: u64,
     clock: Arc<VaultClock>,
@@ -116,6 +118,7 @@ impl<V: Volume> Ledger<V> {
             active: HashMap::new(),
             highest: HashMap::new(),
             behind: false,
+            read_all: false,
             read_only: None,
             roll_at: ROLL_AT,
             clock: Arc::new(VaultClock::resume(
@@ -168,7 +171,9 @@ impl<V: Volume> Ledger<V> {
             return Err(StoreError::ReadOnly(reason.clone()));
         }
         if self.behind {
-            for finding in self.catch_up(false)? {
+            // A reading anew may have failed half-way: then it knows less than it once did.
+            let fresh = !self.catalogue.is_whole()?;
+            for finding in self.catch_up(fresh)? {
                 tracing::warn!("{finding}");
             }
             self.behind = false;
@@ -450,6 +455,12 @@ impl<V: Volume> Ledger<V> {
     /// Begins a new pack at this size rather than at [`ROLL_AT`].
     pub fn set_roll_at(&mut self, bytes: u64) {
         self.roll_at = bytes;
+    }
+
+    /// True when all packs were read since it was opened: the catalogue knew nothing of them, or
+    /// was found not to fit them.
+    pub fn has_read_all(&self) -> bool {
+        self.read_all
     }
 
     /// The catalogue's connection of the writer.

@@ -27,19 +27,18 @@ pub(crate) fn open_ledger<V: Volume>(
     vault: VaultId,
     catalogue: &Path,
 ) -> Result<Opened<V>, StoreError> {
-    let (opened, fresh) = Catalogue::open(catalogue)?;
-    let damage = match opened.is_index_damaged()? {
+    let opened = |ledger: Ledger<V>, findings| Opened {
+        fresh: ledger.has_read_all(),
+        ledger,
+        findings,
+    };
+    let (known, fresh) = Catalogue::open(catalogue)?;
+    let damage = match known.is_index_damaged()? {
         true => "damage was found while the vault ran".into(),
         false => {
-            opened.remove_unnamed_segments()?;
-            match Ledger::open(volume.clone(), vault, opened, fresh) {
-                Ok((ledger, findings)) => {
-                    return Ok(Opened {
-                        ledger,
-                        findings,
-                        fresh,
-                    });
-                }
+            known.remove_unnamed_segments()?;
+            match Ledger::open(volume.clone(), vault, known, fresh) {
+                Ok((ledger, findings)) => return Ok(opened(ledger, findings)),
                 Err(StoreError::Index(reason)) => reason,
                 Err(error) => return Err(error),
             }
@@ -52,9 +51,5 @@ pub(crate) fn open_ledger<V: Volume>(
     let (anew, _) = Catalogue::open(catalogue)?;
     anew.abandon_index()?;
     let (ledger, findings) = Ledger::open(volume.clone(), vault, anew, true)?;
-    Ok(Opened {
-        ledger,
-        findings,
-        fresh: true,
-    })
+    Ok(opened(ledger, findings))
 }

@@ -169,7 +169,11 @@ async fn without_its_log_a_vault_serves_all_that_need_not_be_noted() {
     for command in [&by_hand[..], &token[..]] {
         let refused = vault(&dir, command);
         assert_eq!(refused.status.code(), Some(1));
-        assert!(stderr(&refused).contains("00000001.jsonl"), "{}", stderr(&refused));
+        assert!(
+            stderr(&refused).contains("00000001.jsonl"),
+            "{}",
+            stderr(&refused)
+        );
         assert!(stderr(&refused).contains("bring audit/ back"));
     }
     std::fs::remove_dir(&log).unwrap();
