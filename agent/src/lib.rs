@@ -31,7 +31,7 @@
 //!   spans and compressors, 4 MiB of sealed chunks between workers and uplink, 48 MiB of them
 //!   in the uplink (and at most 65,536 chunks), 2 MiB of pages for each of *n* + 1 cache
 //!   connections, one open index node per level, and maps of what is in use: 8 MiB for each
-//!   disk, twice that and what one reader takes (16 MiB for a FAT or a log) while it is looked at.
+//!   disk, twice that and at most 32 MiB more while it is looked at.
 
 pub mod backup;
 pub mod cache;

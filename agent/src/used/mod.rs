@@ -18,7 +18,8 @@
 //!   not known to this release leaves its area whole, and the reason is told.
 //! * Nothing is written, mounted or activated.
 //! * Readers take any bytes: they end, do not panic, and their memory is bounded: a disk's map by
-//!   8 MiB (short free runs are forgotten beyond), a FAT by 16 MiB, the rest by a few MiB.
+//!   8 MiB (short free runs are forgotten beyond), a FAT or a journal by 16 MiB, the log of XFS by
+//!   32 MiB, the rest by a few MiB.
 
 pub mod area;
 pub mod btrfs;

@@ -26,8 +26,8 @@ const LAST: u32 = 8;
 
 /// Largest journal that is read: 40 GiB with blocks of 4 KiB.
 const LONGEST: u64 = 10 << 20;
-/// Most copies that are remembered: 64 MiB of them are two full journals of a busy server.
-const MOST: usize = 1 << 21;
+/// Most copies that are remembered, in 12 MiB: a full journal of 2 GiB with blocks of 4 KiB.
+const MOST: usize = 1 << 19;
 /// Blocks behind the last transaction in which a later one would be found if something between
 /// was damaged.
 const AHEAD: u64 = 4096;

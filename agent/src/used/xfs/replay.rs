@@ -25,7 +25,7 @@ const UNMOUNTED: u8 = 0x20;
 /// Most chunks that are remembered: 16 MiB with their keys.
 const MOST: usize = 1 << 16;
 /// Most bytes of transactions that are not committed yet.
-const PENDING: usize = 32 << 20;
+const PENDING: usize = 16 << 20;
 
 /// Logged chunks of blocks.
 #[derive(Default)]
