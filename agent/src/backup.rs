@@ -32,6 +32,9 @@ const FACTS: usize = 8192;
 /// More of either than a disk that fits into memory makes.
 const ANY: usize = 1 << 24;
 
+/// How often all is tried, at most.
+const TRIES: u32 = 5;
+
 /// What one run images, and how.
 pub struct BackupRun {
     /// The server.
@@ -74,7 +77,9 @@ enum Attempt {
 impl BackupRun {
     /// Images the disks. When the vault lacks what the cache says it has, the cache is emptied
     /// and the run made again, once: a missing node hides what is missing below it, so that
-    /// forgetting only what the vault names might not be enough.
+    /// forgetting only what the vault names might not be enough. Again after that only when the
+    /// connection was lost meanwhile: what the vault acknowledged in an upload that is no more it
+    /// may have collected.
     pub async fn run<D: Dial>(mut self, dial: &D) -> Result<(BackupReport, D::Link), AgentError> {
         // A vault that is not there when the run begins is told at once: nothing is lost yet, and
         // whoever started the run can see to it.
@@ -88,9 +93,12 @@ impl BackupRun {
         let mut tries = 0;
         loop {
             tries += 1;
+            let uploads = uplink.uploads();
             match self.attempt(&mut uplink, &disks, tries > 1).await {
                 Ok(Attempt::Done(report)) => return Ok((*report, uplink.link().clone())),
-                Ok(Attempt::Incomplete(missing)) if tries > 1 => {
+                Ok(Attempt::Incomplete(missing))
+                    if tries >= TRIES || (tries > 1 && uplink.uploads() == uploads) =>
+                {
                     return Err(AgentError::Incomplete(missing));
                 }
                 Ok(Attempt::Incomplete(missing)) => tracing::warn!(

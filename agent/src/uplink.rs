@@ -198,6 +198,8 @@ pub struct Uplink<'a, D: Dial> {
     added_before: u64,
     /// How often in a row the vault did not know the upload any more.
     forgotten: u32,
+    /// Uploads that were opened, one for each connection.
+    uploads: u32,
 }
 
 /// An upload that the vault forgets each time it is opened again is no accident.
@@ -227,6 +229,7 @@ impl<'a, D: Dial> Uplink<'a, D> {
             added: 0,
             added_before: 0,
             forgotten: 0,
+            uploads: 1,
         }
     }
 
@@ -352,6 +355,11 @@ impl<'a, D: Dial> Uplink<'a, D> {
         }
     }
 
+    /// How many uploads this took so far.
+    pub fn uploads(&self) -> u32 {
+        self.uploads
+    }
+
     /// The link in use.
     pub fn link(&self) -> &D::Link {
         &self.link
@@ -359,6 +367,7 @@ impl<'a, D: Dial> Uplink<'a, D> {
 
     async fn reconnect(&mut self) -> Result<(), UplinkError> {
         self.link = connect(self.dial, self.patience).await?;
+        self.uploads += 1;
         self.added_before += std::mem::take(&mut self.added);
         if self.link.vault() == self.vault {
             Ok(())
