@@ -8,17 +8,22 @@
 //! processor's cache; only references come back. Workers may run ahead of the slowest by
 //! 1024 spans, which bounds what waits to be put in order. A single worker needs no thread.
 
-use std::collections::BTreeMap;
+mod order;
+mod queue;
+
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::sync_channel;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use relevo_wire::index::{ChunkRef, SPAN, TreeBuilder};
 use relevo_wire::key::TenantSecret;
 use relevo_wire::manifest::Consistency;
 use tokio::sync::mpsc;
+
+use order::{InOrder, Spans};
+use queue::{Queue, StopOnPanic};
 
 use crate::cache::{Cache, Fact};
 use crate::disk::{Disk, DiskError};
@@ -29,8 +34,6 @@ use crate::stop::Stop;
 use crate::tracking::Basis;
 use crate::used::{self, DiskSource, Survey, UsedMap};
 
-/// Spans that may be finished ahead of the first unfinished one.
-const WINDOW: u64 = 1024;
 /// How often what came into use meanwhile is looked for.
 const ROUNDS: usize = 3;
 
@@ -249,39 +252,6 @@ impl<'a> Source<'a> {
     }
 }
 
-/// Numbers of spans to read.
-enum Spans {
-    /// So many from the first on.
-    All(u64),
-    These(Vec<u64>),
-}
-
-impl Spans {
-    /// Those that have bytes of these runs, which are sorted.
-    fn these(runs: &[(u64, u64)]) -> Self {
-        let mut numbers = Vec::new();
-        for (start, end) in runs {
-            let first = numbers.last().map_or(0, |last| last + 1);
-            numbers.extend((start / SPAN).max(first)..end.div_ceil(SPAN));
-        }
-        Self::These(numbers)
-    }
-
-    fn count(&self) -> u64 {
-        match self {
-            Self::All(count) => *count,
-            Self::These(numbers) => numbers.len() as u64,
-        }
-    }
-
-    fn number(&self, at: u64) -> u64 {
-        match self {
-            Self::All(_) => at,
-            Self::These(numbers) => numbers[at as usize],
-        }
-    }
-}
-
 impl Run {
     fn survey(&self, disks: &[Disk]) -> Survey {
         if disks.iter().any(Disk::reads_all_blocks) {
@@ -403,47 +373,6 @@ fn collect(
     Ok(())
 }
 
-/// Puts spans in the disk's order, and keeps their leaves.
-struct InOrder<'a> {
-    run: &'a Run,
-    disk: &'a Arc<str>,
-    spans: &'a Spans,
-    leaves: &'a Leaves,
-    waiting: BTreeMap<u64, SealedSpan>,
-    /// The first span that has not come.
-    head: u64,
-}
-
-impl<'a> InOrder<'a> {
-    fn new(run: &'a Run, name: &'a Arc<str>, spans: &'a Spans, leaves: &'a Leaves) -> Self {
-        Self {
-            run,
-            disk: name,
-            spans,
-            leaves,
-            waiting: BTreeMap::new(),
-            head: 0,
-        }
-    }
-
-    fn push(&mut self, at: u64, sealed: SealedSpan) -> Result<(), PipelineError> {
-        self.waiting.insert(at, sealed);
-        while let Some(sealed) = self.waiting.remove(&self.head) {
-            let span = self.spans.number(self.head);
-            if let Some(known) = sealed.remember {
-                let disk = self.disk.clone();
-                self.run
-                    .facts
-                    .blocking_send(Fact::Span { disk, span, known })
-                    .map_err(|_| UplinkGone)?;
-            }
-            self.leaves.set(span, sealed.leaf)?;
-            self.head += 1;
-        }
-        Ok(())
-    }
-}
-
 /// Runs a step of the tree and offers the nodes that it completes.
 fn emit(
     nodes: &mut Sealer,
@@ -469,112 +398,4 @@ pub struct Imaged {
     pub unmarked: Vec<u64>,
     /// Pieces of the inventory and their lengths.
     pub inventory: Vec<(ChunkRef, u32)>,
-}
-
-/// Hands out span numbers in order.
-struct Queue {
-    state: Mutex<QueueState>,
-    moved: Condvar,
-    count: u64,
-}
-
-struct QueueState {
-    next: u64,
-    head: u64,
-    stopped: bool,
-}
-
-impl Queue {
-    fn new(count: u64) -> Self {
-        Self {
-            state: Mutex::new(QueueState {
-                next: 0,
-                head: 0,
-                stopped: false,
-            }),
-            moved: Condvar::new(),
-            count,
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, QueueState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The next span to do; none at the end or after a stop.
-    fn take(&self) -> Option<u64> {
-        let mut state = self.lock();
-        while !state.stopped && state.next < self.count && state.next >= state.head + WINDOW {
-            state = self
-                .moved
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
-        }
-        if state.stopped || state.next >= self.count {
-            return None;
-        }
-        state.next += 1;
-        Some(state.next - 1)
-    }
-
-    fn advance(&self, head: u64) {
-        let mut state = self.lock();
-        if state.head != head {
-            state.head = head;
-            self.moved.notify_all();
-        }
-    }
-
-    fn stop(&self) {
-        self.lock().stopped = true;
-        self.moved.notify_all();
-    }
-}
-
-/// Whoever waits for the span of a thread that panicked would wait for ever.
-struct StopOnPanic<'a>(&'a Queue);
-
-impl Drop for StopOnPanic<'_> {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.0.stop();
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    #[test]
-    fn spans_of_runs_come_once_and_in_order() {
-        let runs = [
-            (10, 20),
-            (30, SPAN + 1),
-            (2 * SPAN, 3 * SPAN),
-            (9 * SPAN - 1, 9 * SPAN),
-        ];
-        let Spans::These(numbers) = Spans::these(&runs) else {
-            panic!("all")
-        };
-        assert_eq!(numbers, [0, 1, 2, 8]);
-    }
-
-    /// Guards against a run that hangs for ever over a fault in one of its threads.
-    #[test]
-    fn a_panic_ends_the_wait_of_the_others() {
-        let queue = Queue::new(WINDOW + 2);
-        let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            std::thread::scope(|scope| {
-                scope.spawn(|| while queue.take().is_some() {});
-                scope.spawn(|| {
-                    let _guard = StopOnPanic(&queue);
-                    std::panic::resume_unwind(Box::new("fault"));
-                });
-            });
-        }));
-        assert!(ended.is_err());
-        assert!(queue.lock().stopped);
-    }
 }

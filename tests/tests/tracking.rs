@@ -237,6 +237,9 @@ fn no_write_is_missed_beside_running_and_killed_runs() {
     }
 }
 
+/// Something that befalls a server.
+type Happening<'a> = Box<dyn Fn() + 'a>;
+
 /// Guards against trusting marks that are not all: whatever is not as the last run left it, the
 /// next one reads everything.
 fn any_doubt_reads_all() {
@@ -246,7 +249,7 @@ fn any_doubt_reads_all() {
         let ((major, minor), sequence) = (device.number, device.sequence);
         Path::new("/sys/fs/bpf/relevo").join(format!("{major}-{minor}-{sequence}"))
     };
-    let doubts: [(&str, Box<dyn Fn()>); 7] = [
+    let doubts: [(&str, Happening<'_>); 7] = [
         (
             "started anew",
             Box::new(|| bench.alter(|r| r.facts.boot = "another".into())),
