@@ -16,7 +16,7 @@ use crate::volume::{PackId, Volume};
 
 pub(super) struct Packs {
     pub(super) disk: Arc<SimulatedDisk>,
-    vault: VaultId,
+    pub(super) vault: VaultId,
     pub(super) tenant: TenantId,
     ids: Vec<ChunkId>,
     pub(super) dir: tempfile::TempDir,
@@ -54,6 +54,12 @@ impl Packs {
         let path: &Path = self.dir.path();
         let (catalogue, fresh) = Catalogue::open(&path.join(catalogue))?;
         Ledger::open(self.disk.clone(), self.vault, catalogue, fresh)
+    }
+
+    /// Changes a catalogue behind its back.
+    pub(super) fn alter(&self, catalogue: &str, sql: &str) {
+        let db = rusqlite::Connection::open(self.dir.path().join(catalogue)).unwrap();
+        db.execute_batch(sql).unwrap();
     }
 
     pub(super) fn pack(&self, number: u32) -> PackId {

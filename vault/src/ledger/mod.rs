@@ -33,6 +33,8 @@ mod deletion_test;
 mod doubt;
 mod evidence;
 mod finding;
+#[cfg(test)]
+mod forgetting_test;
 mod looking;
 mod mend;
 mod reading;

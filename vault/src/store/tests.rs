@@ -92,6 +92,13 @@ fn a_damaged_index_is_made_anew_at_once() {
         harm(&lab.segments()[0]);
         let store = lab.open();
         assert_eq!(lab.found(&store).unwrap(), lab.ids.len());
+        assert!(
+            store.has_read_all(),
+            "numbers that are missing are packs that are"
+        );
+        store.close();
+        drop(store);
+        assert!(!lab.open().has_read_all());
     }
 }
 
