@@ -117,12 +117,7 @@ pub fn keep(dir: &Path) -> io::Result<usize> {
         ));
     }
     let places = extents::of(&file, ROOM as u64)?;
-    let device = file.metadata()?.dev();
-    let device = format!(
-        "/dev/block/{}:{}",
-        rustix::fs::major(device),
-        rustix::fs::minor(device)
-    );
+    let device = node_of(file.metadata()?.dev())?;
     let device = OpenOptions::new()
         .write(true)
         .custom_flags((OFlags::DIRECT | OFlags::DSYNC).bits() as i32)
@@ -162,6 +157,15 @@ pub fn keep(dir: &Path) -> io::Result<usize> {
     }
     write(&bytes)?;
     Ok(disks.len())
+}
+
+/// The file in /dev of a block device, under the name that the kernel gave it.
+fn node_of(device: u64) -> io::Result<PathBuf> {
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    let text = fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/uevent"))?;
+    let name = text.lines().find_map(|line| line.strip_prefix("DEVNAME="));
+    let name = name.ok_or_else(|| io::Error::other("the kernel does not name the device"))?;
+    Ok(Path::new("/dev").join(name))
 }
 
 /// Step 3. How many disks go on.
