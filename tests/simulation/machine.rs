@@ -230,9 +230,9 @@ fn open_store(
     roll_at: u64,
     boot: Arc<Boot>,
 ) -> Result<(Store<SimulatedDisk>, Vec<Finding>), StoreError> {
-    let (catalogue, fresh) = Catalogue::open(path)?;
+    let (catalogue, _) = Catalogue::open(path)?;
     prepare_packs(&*disk, id, Some(&catalogue))?;
     let (store, findings) = Store::open_timed(disk, id, path, roll_at, Some(boot))?;
-    note_findings(&catalogue, &findings, fresh)?;
+    note_findings(&catalogue, &findings, store.has_read_all())?;
     Ok((store, findings))
 }

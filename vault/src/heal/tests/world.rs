@@ -57,10 +57,10 @@ impl World {
     /// Opens the store as `rebuild::open_store` does, on a disk.
     pub(super) fn open(&self) -> Result<Simulated, StoreError> {
         let path = self.dir.path().join("catalogue.sqlite");
-        let (catalogue, fresh) = crate::catalogue::Catalogue::open(&path)?;
+        let (catalogue, _) = crate::catalogue::Catalogue::open(&path)?;
         prepare_packs(&*self.disk, self.vault, Some(&catalogue))?;
         let (store, findings) = Store::open_rolling(self.disk.clone(), self.vault, &path, ROLL_AT)?;
-        note_findings(&catalogue, &findings, fresh)?;
+        note_findings(&catalogue, &findings, store.has_read_all())?;
         Ok(store)
     }
 
