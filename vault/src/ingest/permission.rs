@@ -99,13 +99,12 @@ impl Kind {
         }
     }
 
-    /// True when the audit log must tell it: then it is not done without.
+    /// True when the audit log must tell it: then it is not done without. Enrolments are too, but
+    /// not before their token was looked at: strangers are not told how the log fares.
     pub fn is_noted(self) -> bool {
         matches!(
             self,
-            Self::Enroll
-                | Self::Renew
-                | Self::DeletePoint
+            Self::DeletePoint
                 | Self::Hold
                 | Self::Release
                 | Self::LockPoint

@@ -97,11 +97,14 @@ impl<V: Volume> Vault<V> {
                     .or_default() += count;
             }
         }
+        // One that cannot be noted keeps none of the others out of the log.
+        let mut noted = Ok(());
         for ((tenant, name), count) in gone {
             let event = Event::new(by, Act::Pruned, name).of(tenant);
-            self.note(&event.result(format!("{count} recovery points deleted")))?;
+            let done = self.note(&event.result(format!("{count} recovery points deleted")));
+            noted = noted.and(done);
         }
-        Ok(())
+        noted
     }
 
     /// Notes settings that are others than those noted last.

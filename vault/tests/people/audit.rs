@@ -1,4 +1,5 @@
 use relevo_wire::client::{self, VaultConnection};
+use relevo_wire::identity::Applicant;
 use relevo_wire::message::Request;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -157,6 +158,11 @@ async fn without_its_log_a_vault_serves_all_that_need_not_be_noted() {
     let image = image(&keys, server_of(&agent), 1, 1);
     back_up(&connect(&agent).await, &image).await;
     read_back(&connect(&site).await, &image).await;
+    // Nobody is locked out in the end because his certificate runs out meanwhile.
+    let renew = Request::Renew {
+        certificate_request: Applicant::generate().unwrap().request,
+    };
+    connect(&agent).await.request(&renew).await.unwrap();
     let administrator = connect(&administrator).await;
     let hold = Request::Hold {
         point: image.public.point,
