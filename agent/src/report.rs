@@ -134,7 +134,26 @@ impl fmt::Display for BackupReport {
             writeln!(f, "  {what:<8} {:>12}", HumanBytes(bytes).to_string())?;
         }
         let seconds = Duration::from_millis(self.duration_ms).as_secs_f64();
-        write!(f, "  {:<8} {seconds:>10.1} s", "took")
+        write!(f, "  {:<8} {seconds:>10.1} s", "took")?;
+        self.tracking
+            .iter()
+            .try_for_each(|disk| write!(f, "\n{disk}"))
+    }
+}
+
+impl fmt::Display for DiskTracking {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { disk, read, .. } = self;
+        let marked = HumanBytes(self.marked_bytes.unwrap_or(0));
+        match (&self.reason, *read) {
+            (Some(reason), _) => write!(f, "  {disk}: all was read: {reason}")?,
+            (None, "proof") => write!(f, "  {disk}: all was read, to prove what was marked")?,
+            (None, _) => write!(f, "  {disk}: what was written since was read, {marked}")?,
+        }
+        match self.unmarked_spans {
+            0 => Ok(()),
+            spans => write!(f, "; ALARM: {spans} spans had changed unmarked"),
+        }
     }
 }
 
@@ -208,6 +227,20 @@ fn disk_line(disk: &InventoryDisk) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Guards an alarm against being overlooked by whoever does not read logs.
+    #[test]
+    fn people_are_told_what_was_read_and_of_alarms() {
+        let mut disk = DiskTracking::new("sda", &Basis::Nothing("no BPF here".into()), 0);
+        assert_eq!(disk.to_string(), "  sda: all was read: no BPF here");
+        disk = DiskTracking::new("sda", &Basis::Changed(Grains::none(1 << 20)), 0);
+        assert_eq!(
+            disk.to_string(),
+            "  sda: what was written since was read, 0 B"
+        );
+        disk = DiskTracking::new("sda", &Basis::Proof(Grains::none(1 << 20)), 2);
+        assert!(disk.to_string().contains("ALARM: 2 spans"), "{disk}");
+    }
 
     /// Guards the terminal of whoever looks at a stranger's image.
     #[test]
