@@ -40,10 +40,12 @@ impl Need {
 
     /// Programs in the kernel on the block layer's tracepoints, pinned (Linux 5.15 and later).
     pub fn tracepoints() -> Self {
-        let mounted = |path: &str| std::path::Path::new(path).join("events/block").is_dir();
-        let there = mounted("/sys/kernel/tracing") || mounted("/sys/kernel/debug/tracing");
-        let bpf = std::path::Path::new("/sys/fs/bpf").is_dir();
-        Self::new("BPF and tracefs", there && bpf, "mount tracefs")
+        let there = |path: &str| std::path::Path::new(path).is_dir();
+        Self::new(
+            "BPF and tracefs",
+            there("/sys/kernel/tracing") && there("/sys/fs/bpf"),
+            "run a kernel that has both",
+        )
     }
 
     /// A program in the path.

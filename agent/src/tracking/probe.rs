@@ -213,10 +213,17 @@ fn in_full(error: &dyn std::error::Error) -> String {
 fn pins() -> Result<PathBuf, String> {
     let path = PathBuf::from(PINS);
     let is_mounted = || rustix::fs::statfs(&path).is_ok_and(|found| found.f_type == BPF_FS_MAGIC);
+    if is_mounted() {
+        return Ok(path);
+    }
+    let failed = |e: io::Error| format!("{PINS} cannot be mounted: {e}");
+    // A second mount would hide what is pinned in the first.
+    let alone = fs::File::open("/sys/fs").map_err(failed)?;
+    rustix::fs::flock(&alone, rustix::fs::FlockOperation::LockExclusive)
+        .map_err(|e| failed(e.into()))?;
     if !is_mounted() {
         let flags = rustix::mount::MountFlags::NOSUID | rustix::mount::MountFlags::NOEXEC;
-        rustix::mount::mount("bpf", &path, "bpf", flags, None)
-            .map_err(|e| format!("{PINS} cannot be mounted: {e}"))?;
+        rustix::mount::mount("bpf", &path, "bpf", flags, None).map_err(|e| failed(e.into()))?;
     }
     Ok(path)
 }

@@ -3,6 +3,11 @@
 
 use std::path::{Path, PathBuf};
 
+use rustix::mount::MountFlags;
+
+/// Where it belongs.
+const PLACE: &str = "/sys/kernel/tracing";
+
 /// Offsets, in bytes, of what the program reads of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fields {
@@ -16,12 +21,19 @@ pub struct Fields {
     pub kind: u32,
 }
 
-/// Where the kernel shows its tracepoints.
+/// Where the kernel shows its tracepoints; mounted when nobody has.
 pub fn tracefs() -> Option<PathBuf> {
-    ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"]
-        .into_iter()
-        .map(PathBuf::from)
-        .find(|path| path.join("events/block").is_dir())
+    let shown = || {
+        [PLACE, "/sys/kernel/debug/tracing"]
+            .into_iter()
+            .map(PathBuf::from)
+            .find(|path| path.join("events/block").is_dir())
+    };
+    shown().or_else(|| {
+        let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+        rustix::mount::mount("tracefs", PLACE, "tracefs", flags, None).ok()?;
+        shown()
+    })
 }
 
 /// Reads an event's format. The error says what of it is not as it must be.
