@@ -8,6 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use relevo_agent::tracking::device::Device;
 use relevo_agent::tracking::probe::Probe;
@@ -20,8 +21,13 @@ use serde_json::Value;
 const MIB: u64 = 1 << 20;
 const SIZE: u64 = 128 * MIB;
 
+/// A command in a mount namespace of its own holds everybody's file systems, so that another
+/// case could not mount its own anew.
+static ALONE: Mutex<()> = Mutex::new(());
+
 /// A server's disk, a loop device, and the file system of its agent's state.
 struct Server {
+    _alone: MutexGuard<'static, ()>,
     lab: Lab,
     content: PathBuf,
     device: PathBuf,
@@ -41,6 +47,7 @@ fn ok(command: &mut Command) -> String {
 impl Server {
     /// With one image of its disk.
     fn new() -> Self {
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let lab = Lab::new();
         let (state, own) = (lab.path("db1"), lab.path("own.raw"));
         drop(sparse(&own, 64 * MIB));
@@ -52,6 +59,7 @@ impl Server {
         let content = lab.path("disk.raw");
         noise(&sparse(&content, SIZE), 0, 30 * MIB as usize, 5);
         let mut server = Self {
+            _alone: alone,
             lab,
             content,
             device: PathBuf::new(),
