@@ -13,11 +13,15 @@ pub fn mounted(path: &Path, number: Option<&str>) -> Option<String> {
     }
 }
 
-/// Sectors written to a block device, its partitions included, since the server started:
-/// the seventh number of its `stat` (Documentation/block/stat.rst of Linux).
+/// Sectors of 512 bytes written to a block device and discarded, its partitions included, since
+/// the kernel saw it, when they were completed: the seventh and, since Linux 4.18, the fourteenth
+/// number of its `stat` (Documentation/block/stat.rst of Linux).
 pub fn sectors_written(device: &Path) -> Option<u64> {
     let stat = sysfs_text(&device.join("stat"))?;
-    stat.split_whitespace().nth(6)?.parse().ok()
+    let mut numbers = stat.split_whitespace().map(|number| number.parse().ok());
+    let written: u64 = numbers.nth(6)??;
+    let discarded = numbers.nth(6).unwrap_or(Some(0))?;
+    Some(written + discarded)
 }
 
 /// The mount point of a loop device over an image file.
@@ -81,6 +85,11 @@ mod tests {
         assert_eq!(sectors_written(dir.path()), None);
         let stat = "  75 0 9912 31 4 5 816 7 0 52 60 0 0 0 0 0 0\n";
         std::fs::write(dir.path().join("stat"), stat).unwrap();
+        assert_eq!(sectors_written(dir.path()), Some(816));
+        let stat = "75 0 9912 31 4 5 816 7 0 52 60 1 0 24 0 0 0\n";
+        std::fs::write(dir.path().join("stat"), stat).unwrap();
+        assert_eq!(sectors_written(dir.path()), Some(840));
+        std::fs::write(dir.path().join("stat"), "75 0 9912 31 4 5 816 7 0 52 60").unwrap();
         assert_eq!(sectors_written(dir.path()), Some(816));
     }
 }

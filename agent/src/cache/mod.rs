@@ -77,6 +77,8 @@ pub struct Cache {
     provers: Vec<Prover>,
     /// Somebody found it unreadable: it is removed in the end.
     damaged: Arc<AtomicBool>,
+    /// Something of this run could not be written: rows of earlier images stand in its place.
+    incomplete: bool,
 }
 
 impl Drop for Cache {
@@ -114,6 +116,7 @@ impl Cache {
             connection,
             provers: secrets.iter().map(|s| Prover::new(scope, s)).collect(),
             damaged: Arc::default(),
+            incomplete: false,
         })
     }
 
@@ -131,7 +134,6 @@ impl Cache {
     /// Writes facts until no more come, in transactions as large as the queue is long. A disk
     /// that takes no more writes is reported once and costs the next run its time.
     pub fn record(&mut self, facts: &mut mpsc::Receiver<Fact>, mut written: impl FnMut(&ChunkRef)) {
-        let mut broken = false;
         while let Some(first) = facts.blocking_recv() {
             let mut batch = vec![first];
             while batch.len() < BATCH
@@ -139,12 +141,14 @@ impl Cache {
             {
                 batch.push(fact);
             }
-            if !broken && let Err(error) = self.write(&batch) {
+            if !self.incomplete
+                && let Err(error) = self.write(&batch)
+            {
                 tracing::warn!(
                     "cache {}: {error}; going on without, the next run takes longer",
                     self.path.display()
                 );
-                broken = true;
+                self.incomplete = true;
             }
             for fact in &batch {
                 if let Fact::Stored(chunk) = fact {
@@ -185,6 +189,8 @@ impl Cache {
     }
 
     /// The image of these disks was committed as `point`: what was staged is now the last image.
+    /// If not all could be staged, nobody is told that it is: who passes by what did not change
+    /// since `point` must find its spans, and none of an earlier image.
     pub fn promote<'a>(
         &mut self,
         point: PointId,
@@ -196,8 +202,11 @@ impl Cache {
              DELETE FROM staged;",
         )?;
         for disk in disks {
-            let values = params![disk, point.as_bytes()];
-            transaction.execute("INSERT OR REPLACE INTO images VALUES (?, ?)", values)?;
+            transaction.execute("DELETE FROM images WHERE disk = ?", [disk])?;
+            if !self.incomplete {
+                let values = params![disk, point.as_bytes()];
+                transaction.execute("INSERT INTO images VALUES (?, ?)", values)?;
+            }
         }
         transaction.commit()?;
         // The log would else keep the size of this run.
@@ -357,6 +366,36 @@ mod tests {
         cache.write(&[fact]).unwrap();
         cache.promote(point, ["sda"]).unwrap();
         assert_eq!(reader.span("sda", 7), Some((0, zeros)));
+    }
+
+    /// Guards against images of old blocks: spans that a full disk kept out of the cache are those
+    /// of an earlier image there, and nobody may take them for the last one's.
+    #[test]
+    fn an_image_that_could_not_be_remembered_whole_is_not_the_last() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut cache = filled(&dir.path().join("cache.sqlite"));
+        cache.promote(PointId::random(), ["sda"]).unwrap();
+        assert!(cache.last_image("sda").is_some());
+        let full =
+            "CREATE TRIGGER full BEFORE INSERT ON staged BEGIN SELECT RAISE(FAIL, 'full'); END";
+        cache.connection.execute_batch(full).unwrap();
+        let (facts, mut received) = mpsc::channel(1);
+        let known = KnownSpan {
+            shape: 5,
+            data: Some(([8; 32], chunk(3))),
+        };
+        let disk = "sda".into();
+        let fact = Fact::Span {
+            disk,
+            span: 7,
+            known,
+        };
+        facts.blocking_send(fact).unwrap();
+        drop(facts);
+        cache.record(&mut received, |_| {});
+        cache.connection.execute_batch("DROP TRIGGER full").unwrap();
+        cache.promote(PointId::random(), ["sda"]).unwrap();
+        assert_eq!(cache.last_image("sda"), None);
     }
 
     /// Guards what was stored before a rotation: it counts while its secret is carried, not longer.

@@ -5,6 +5,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use crate::inventory::sysfs_text;
+use crate::stillness;
 
 /// A whole disk of this server, as sysfs shows it.
 #[derive(Clone, Debug)]
@@ -75,13 +76,9 @@ impl Device {
         self.number.0 << 20 | self.number.1
     }
 
-    /// Sectors of 512 bytes written and discarded since the kernel saw the disk, when they were
-    /// completed: Documentation/block/stat.rst of Linux, the 7th and the 14th number.
+    /// Sectors written and discarded since the kernel saw the disk.
     pub fn sectors_written(&self) -> Option<u64> {
-        let stat = sysfs_text(&self.sysfs.join("stat"))?;
-        let numbers: Option<Vec<u64>> = stat.split_whitespace().map(|n| n.parse().ok()).collect();
-        let numbers = numbers?;
-        Some(numbers.get(6)? + numbers.get(13).copied().unwrap_or(0))
+        stillness::sectors_written(&self.sysfs)
     }
 
     /// The bytes of the disk, and those of each of its partitions.

@@ -10,12 +10,10 @@
 //! | 12 *m* | words that are not 0: their number (4), 64 grains (8) |
 //! | 32 | BLAKE3 of all before |
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
 use std::path::Path;
 
-use relevo_wire::{PointId, Timestamp};
+use relevo_wire::{PointId, Timestamp, secret_file};
 use serde::{Deserialize, Serialize};
 
 use super::grains::Grains;
@@ -71,20 +69,7 @@ impl Record {
 
     /// Puts it in the place of the one before, durably.
     pub fn write(&self, path: &Path) -> io::Result<()> {
-        let new = path.with_extension("new");
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&new)?;
-        file.write_all(&self.encode()?)?;
-        file.sync_all()?;
-        std::fs::rename(&new, path)?;
-        match path.parent() {
-            Some(parent) => File::open(parent)?.sync_all(),
-            None => Ok(()),
-        }
+        secret_file::replace(path, self.encode()?)
     }
 
     fn encode(&self) -> io::Result<Vec<u8>> {

@@ -33,7 +33,7 @@ pub mod inventory;
 pub mod key;
 pub mod manifest;
 pub mod message;
-mod secret_file;
+pub mod secret_file;
 #[cfg(feature = "simulation")]
 pub mod simulation;
 pub mod time;
