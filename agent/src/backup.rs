@@ -286,6 +286,7 @@ impl BackupRun {
                 root: root.map(SealedRef::node),
                 sector: disk.sector(),
                 serial: disk.serial().map(String::from),
+                faults: None,
             });
         let inventory = imaged.inventory.into_iter();
         let body = ManifestBody {
@@ -296,6 +297,7 @@ impl BackupRun {
             agent: concat!("relevo-agent ", env!("CARGO_PKG_VERSION")).into(),
             started,
             finished,
+            held: None,
         };
         let survey = imaged.survey;
         let public = PublicManifest {

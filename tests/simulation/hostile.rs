@@ -149,6 +149,7 @@ fn manifest(world: &Arc<World>, at: usize, point: PointId, roots: Vec<ChunkId>) 
         )),
         sector: 512,
         serial: None,
+        faults: None,
     };
     let body = ManifestBody {
         disks: roots.iter().map(disk).collect(),
@@ -158,6 +159,7 @@ fn manifest(world: &Arc<World>, at: usize, point: PointId, roots: Vec<ChunkId>) 
         agent: "hostile".into(),
         started: Timestamp::now(),
         finished: Timestamp::now(),
+        held: None,
     };
     let keys = &world.tenants[server.tenant].keys.sealing;
     SealedManifest::seal(keys, public, &body).unwrap()

@@ -65,6 +65,7 @@ pub fn manifest(
         root: Some(SealedRef::node(root)),
         sector: 512,
         serial: None,
+        faults: None,
     };
     let body = ManifestBody {
         disks: disk.into_iter().map(image).collect(),
@@ -74,6 +75,7 @@ pub fn manifest(
         agent: "test".into(),
         started: taken,
         finished: taken,
+        held: None,
     };
     SealedManifest::seal(&keys.sealing, public, &body).unwrap()
 }

@@ -86,6 +86,7 @@ fn tree(store: &Store<DiskVolume>, keys: &OpeningKeys, numbers: std::ops::Range<
             root: Some(SealedRef::node(ChunkRef { id: root, key })),
             sector: 512,
             serial: None,
+            faults: None,
         }],
         inventory: vec![],
         consistency: Consistency::Offline,
@@ -93,6 +94,7 @@ fn tree(store: &Store<DiskVolume>, keys: &OpeningKeys, numbers: std::ops::Range<
         agent: "test".into(),
         started: Timestamp::now(),
         finished: Timestamp::now(),
+        held: None,
     };
     let manifest = SealedManifest::seal(&keys.sealing, public, &body).unwrap();
     let record = Record::Point(Box::new(PointRecord {

@@ -16,7 +16,7 @@ use super::words::{bytes, duration, print, print_json, table};
 use crate::cancel::Cancel;
 use crate::failover::preparation::{self, MachineRequest};
 use crate::failure::Failure;
-use crate::image::{Patience, RecoveryPoint};
+use crate::image::{Patience, RecoveryPoint, soundness};
 use crate::restore;
 use crate::site::Site;
 
@@ -135,6 +135,7 @@ pub fn inspect(state: &Path, args: &InspectArgs) -> Result<(), Failure> {
                     "size": disk.size,
                     "sector": disk.sector,
                     "serial": disk.serial,
+                    "faults": disk.faults,
                 })
             })
             .collect();
@@ -144,6 +145,7 @@ pub fn inspect(state: &Path, args: &InspectArgs) -> Result<(), Failure> {
             "point": point.id(),
             "taken": point.manifest().taken,
             "consistency": body.consistency,
+            "held": body.held,
             "agent": body.agent,
             "started": body.started,
             "finished": body.finished,
@@ -170,18 +172,14 @@ pub fn inspect(state: &Path, args: &InspectArgs) -> Result<(), Failure> {
     }
     text.push_str(&table(&rows));
     text.push_str(&format!("\nRecovery point {}\n", point.id()));
-    let consistency = match body.consistency {
-        relevo_wire::manifest::Consistency::Offline => "offline: nothing wrote meanwhile",
-        relevo_wire::manifest::Consistency::Crash => "as after a power cut at one moment",
-        relevo_wire::manifest::Consistency::Fuzzy => {
-            "read while it was written: check file systems first"
-        }
-    };
     let mut facts = vec![
         row(&["taken", &point.manifest().taken.to_string()]),
-        row(&["consistency", consistency]),
+        row(&["consistency", &soundness::consistency(body)]),
         row(&["agent", &body.agent]),
     ];
+    for reason in body.held.iter().flat_map(|held| &held.reasons) {
+        facts.push(row(&["no better", reason]));
+    }
     for (name, value) in [
         ("host name", &inventory.hostname),
         ("system", &inventory.os),

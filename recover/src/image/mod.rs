@@ -11,13 +11,14 @@
 //! * [`flights`]: a bounded cache in which each key is fetched once, however many wait for it.
 //! * [`store`]: opened nodes and chunks by reference.
 //! * [`disk`]: offsets to chunks, read-ahead.
-//! * [`point`]: manifest and inventory.
+//! * [`point`]: manifest and inventory; [`soundness`]: what it lacks, in words.
 
 pub mod disk;
 pub mod flights;
 pub mod link;
 pub mod packs;
 pub mod point;
+pub mod soundness;
 pub mod source;
 pub mod store;
 pub mod threads;

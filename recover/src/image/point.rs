@@ -8,6 +8,7 @@ use relevo_wire::key::OpeningKeys;
 use relevo_wire::manifest::{DiskImage, ManifestBody, PublicManifest};
 
 use super::disk::PointDisk;
+use super::soundness;
 use super::source::Source;
 use super::store::{ChunkStore, DEFAULT_CACHE};
 use crate::failure::Failure;
@@ -42,6 +43,9 @@ impl RecoveryPoint {
                 format!("recovery point {} was given for {point}", manifest.point),
                 "run 'relevo-vault verify'",
             ));
+        }
+        for fault in body.disks.iter().flat_map(soundness::faults) {
+            tracing::warn!("recovery point {point}: {fault}");
         }
         let store = ChunkStore::new(source.clone(), cache);
         let inventory = read_inventory(&store, &body)?;

@@ -336,6 +336,7 @@ fn manifest(keys: &OpeningKeys, ids: &Ids, root: Option<SealedRef>) -> SealedMan
             root: Some(root),
             sector: 512,
             serial: None,
+            faults: None,
         }],
         inventory: vec![],
         consistency: Consistency::Offline,
@@ -343,6 +344,7 @@ fn manifest(keys: &OpeningKeys, ids: &Ids, root: Option<SealedRef>) -> SealedMan
         agent: "test".into(),
         started: Timestamp::from_millis(0),
         finished: Timestamp::from_millis(0),
+        held: None,
     };
     SealedManifest::seal(&keys.sealing, public, &body).unwrap()
 }

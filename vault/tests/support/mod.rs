@@ -254,6 +254,7 @@ fn manifest_of(
             root: Some(root),
             sector: 512,
             serial: None,
+            faults: None,
         }],
         inventory,
         consistency: Consistency::Offline,
@@ -261,6 +262,7 @@ fn manifest_of(
         agent: "test".into(),
         started: Timestamp::now(),
         finished: Timestamp::now(),
+        held: None,
     };
     SealedManifest::seal(&keys.sealing, public.clone(), &body).unwrap()
 }

@@ -4,6 +4,11 @@
 //! point and prove it complete. Its body (disks, keys of the roots, consistency) is sealed to
 //! the tenant's X25519 key, and both are authenticated under a key from the tenant secret: the
 //! vault can neither read a manifest nor make or alter one.
+//!
+//! Version 2 adds fields at the ends of version 1, so that what reads 2 reads 1.
+
+mod consistency;
+mod faults;
 
 use aws_lc_rs::agreement::{self, EphemeralPrivateKey, UnparsedPublicKey, X25519};
 use aws_lc_rs::rand::SystemRandom;
@@ -15,8 +20,11 @@ use crate::index::ChunkRef;
 use crate::key::{ChunkKey, Generation, OpeningKeys, SealingKeys, TenantPublicKey, TenantSecret};
 use crate::time::Timestamp;
 
+pub use consistency::{Consistency, Held, HookPhase, HookRun};
+pub use faults::{Faults, Gone, MAX_UNREADABLE};
+
 /// The version of this page.
-pub const MANIFEST_VERSION: u32 = 1;
+pub const MANIFEST_VERSION: u32 = 2;
 
 /// Why a manifest could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -98,6 +106,9 @@ pub struct DiskImage {
     /// The hardware's serial number, where known.
     #[n(4)]
     pub serial: Option<String>,
+    /// What of it is missing; none when nothing is.
+    #[n(5)]
+    pub faults: Option<Faults>,
 }
 
 /// A [`ChunkRef`] as a manifest writes it.
@@ -137,23 +148,6 @@ impl SealedRef {
     }
 }
 
-/// How the state of the disks was held still.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, serde::Serialize, serde::Deserialize,
-)]
-#[serde(rename_all = "kebab-case")]
-pub enum Consistency {
-    /// Nothing wrote while it was read: an image file, or a server that was down.
-    #[n(0)]
-    Offline,
-    /// As after a power cut at one moment.
-    #[n(1)]
-    Crash,
-    /// Read while it was written: blocks of several moments.
-    #[n(2)]
-    Fuzzy,
-}
-
 /// The sealed part.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct ManifestBody {
@@ -178,6 +172,9 @@ pub struct ManifestBody {
     /// When the last block was read.
     #[n(6)]
     pub finished: Timestamp,
+    /// How the disks were held still; none in manifests of version 1.
+    #[n(7)]
+    pub held: Option<Held>,
 }
 
 /// A manifest as it crosses the network and rests in the vault.
@@ -324,6 +321,10 @@ mod tests {
     use super::*;
 
     fn sample(keys: &SealingKeys) -> (SealedManifest, ManifestBody) {
+        sample_of(keys, MANIFEST_VERSION)
+    }
+
+    fn sample_of(keys: &SealingKeys, version: u32) -> (SealedManifest, ManifestBody) {
         let root = ChunkRef {
             id: ChunkId::of(b"root"),
             key: ChunkKey::from_bytes([9; 32]),
@@ -335,6 +336,7 @@ mod tests {
                 root: Some(SealedRef::node(root)),
                 sector: 512,
                 serial: None,
+                faults: None,
             }],
             inventory: vec![],
             consistency: Consistency::Offline,
@@ -342,9 +344,10 @@ mod tests {
             agent: "test".into(),
             started: Timestamp::from_millis(1),
             finished: Timestamp::from_millis(2),
+            held: None,
         };
         let public = PublicManifest {
-            version: MANIFEST_VERSION,
+            version,
             server: ServerId::random(),
             point: PointId::random(),
             taken: Timestamp::from_millis(1),
@@ -371,6 +374,20 @@ mod tests {
             sealed.open(&stolen).unwrap_err(),
             ManifestError::Unauthentic
         );
+    }
+
+    /// Guards whoever has an older release against taking what he does not know for what he does,
+    /// and every recovery point made before.
+    #[test]
+    fn older_versions_open_and_newer_ones_are_refused_in_words() {
+        let keys = OpeningKeys::generate().unwrap();
+        for version in 1..=MANIFEST_VERSION {
+            assert!(sample_of(&keys.sealing, version).0.open(&keys).is_ok());
+        }
+        let newer = sample_of(&keys.sealing, MANIFEST_VERSION + 1).0;
+        let expected = ManifestError::Newer(MANIFEST_VERSION + 1);
+        assert_eq!(newer.open(&keys).unwrap_err(), expected);
+        assert_eq!(newer.public().unwrap_err(), expected);
     }
 
     /// Guards old images after a rotation, and new ones against keys that were rotated away.

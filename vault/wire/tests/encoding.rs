@@ -2,12 +2,18 @@
 #![allow(clippy::unwrap_used)]
 
 use relevo_wire::frame;
-use relevo_wire::manifest::{Consistency, DiskImage};
+use relevo_wire::manifest::{
+    Consistency, DiskImage, Faults, Gone, Held, HookPhase, HookRun, ManifestBody,
+};
 use relevo_wire::message::{Refusal, RefusalCode, Request, Response, ServerEntry};
-use relevo_wire::{ChunkId, ServerId, SessionId, Timestamp};
+use relevo_wire::{ChunkId, PointId, ServerId, SessionId, Timestamp};
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unhex(digits: &str) -> Vec<u8> {
+    data_encoding::HEXLOWER.decode(digits.as_bytes()).unwrap()
 }
 
 /// Guards peers and readers that were written from the documents.
@@ -66,10 +72,47 @@ fn manifests_are_encoded_as_documented() {
         root: None,
         sector: 2,
         serial: Some("s".into()),
+        faults: None,
     };
     let disk = hex(&minicbor::to_vec(disk).unwrap());
     assert_eq!(
         disk, "85616e01f6026173",
         "[name, size, null, sector, serial]"
     );
+    let faults = Faults::new(
+        vec![(1, 2)],
+        Some(Gone::AsIn(PointId::from_bytes([7; 16]))),
+        9,
+    );
+    let faults = hex(&minicbor::to_vec(faults).unwrap());
+    let point = "50".to_owned() + &"07".repeat(16);
+    assert_eq!(faults, format!("8281820102820181{point}"));
+    let held = Held {
+        instant: Some(Timestamp::from_millis(1)),
+        freeze_ms: 2,
+        frozen: vec!["/".into()],
+        reasons: vec!["r".into()],
+        hooks: vec![HookRun {
+            name: "h".into(),
+            phase: HookPhase::Post,
+            took_ms: 3,
+            failure: None,
+        }],
+    };
+    assert_eq!(
+        hex(&minicbor::to_vec(held).unwrap()),
+        "85010281612f8161728183616882018003",
+        "[instant, freeze, [frozen], [reason], [[name, [1, []], took]]]"
+    );
+}
+
+/// Guards every recovery point that was made before version 2.
+#[test]
+fn manifests_of_version_1_are_read() {
+    let bytes = unhex("878184616401f602808201800161740102");
+    let body: ManifestBody = minicbor::decode(&bytes).unwrap();
+    assert_eq!(body.consistency, Consistency::Crash);
+    assert_eq!((body.held, body.disks[0].faults.clone()), (None, None));
+    assert_eq!((body.disks[0].name.as_str(), body.disks[0].size), ("d", 1));
+    assert_eq!(body.finished, Timestamp::from_millis(2));
 }

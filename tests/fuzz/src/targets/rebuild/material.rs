@@ -38,6 +38,7 @@ pub fn material() -> Material {
                 root: Some(SealedRef::node(root)),
                 sector: 512,
                 serial: None,
+                faults: None,
             }],
             inventory: Vec::new(),
             consistency: Consistency::Offline,
@@ -45,6 +46,7 @@ pub fn material() -> Material {
             agent: "fuzz".into(),
             started: Timestamp::from_millis(0),
             finished: Timestamp::from_millis(1),
+            held: None,
         };
         let public = PublicManifest {
             version: MANIFEST_VERSION,
