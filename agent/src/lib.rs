@@ -37,7 +37,6 @@ pub mod backup;
 pub mod cache;
 pub mod command;
 pub mod disk;
-mod disk_argument;
 pub mod enroll;
 pub mod error;
 pub mod inventory;

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use relevo_wire::index::SPAN;
 
-use crate::disk::{Disk, DiskError};
+use crate::disk::{Disk, DiskError, PageBuffer};
 use crate::used::UsedMap;
 
 /// What a span holds.
@@ -37,13 +37,16 @@ pub fn count(size: u64) -> u64 {
 /// Reads spans of one disk into one buffer that it keeps.
 #[derive(Default)]
 pub struct SpanReader {
-    buffer: Vec<u8>,
+    buffer: PageBuffer,
+    /// Runs in use of the span at hand.
+    runs: Vec<(u64, u64)>,
     /// The run of data found last.
     run: Range<u64>,
 }
 
 impl SpanReader {
-    /// Reads what of span `number` is in use; the rest of it is zeros.
+    /// Reads what of span `number` is in use; the rest of it is zeros, and so is what cannot be
+    /// read.
     pub fn read(
         &mut self,
         disk: &Disk,
@@ -53,29 +56,24 @@ impl SpanReader {
         let (start, end) = bounds(disk, number);
         let length = end.saturating_sub(start);
         let (mut at, mut read, mut shape) = (start, 0, blake3::Hasher::new());
+        let mut runs = std::mem::take(&mut self.runs);
+        runs.clear();
         while let Some((from, to)) = self.next_run(disk, used, at, end)? {
-            // Only a span with data costs memory that is touched.
-            if self.buffer.len() < length as usize {
-                self.buffer.resize(length as usize, 0);
-            }
-            self.buffer[(at - start) as usize..(from - start) as usize].fill(0);
-            let bytes = &mut self.buffer[(from - start) as usize..(to - start) as usize];
-            disk.read_aside(from, bytes)?;
             read += to - from;
             add_run(&mut shape, from, to);
+            runs.push((from, to));
             at = to;
         }
-        let content = if read == 0 {
-            Content::Zero
-        } else {
-            self.buffer[(at - start) as usize..length as usize].fill(0);
-            let bytes = &self.buffer[..length as usize];
-            if is_zero(bytes) {
-                Content::Zero
-            } else {
-                Content::Data(bytes)
+        self.runs = runs;
+        let mut content = Content::Zero;
+        if read > 0 {
+            // Only a span with data costs memory that is touched.
+            let bytes = self.buffer.of(length as usize);
+            disk.read_runs(start, &self.runs, bytes)?;
+            if !is_zero(bytes) {
+                content = Content::Data(bytes);
             }
-        };
+        }
         Ok(Span {
             number,
             length,

@@ -5,12 +5,14 @@
 //! * [`program`]: runs one to its end, or in the background until dropped.
 //! * [`lab`]: a vault with an agent and a recovery site, torn down whatever happens.
 //! * [`namespace`]: a network of the lab's own, to cut.
+//! * [`ailing`]: a disk that cannot be read everywhere.
 //! * [`disks`]: the demo server's disk and the site kernel, made once and cached.
 //! * [`filesystems`]: real file systems in image files, made, filled and compared.
 //! * [`suite`]: runs cases; one that needs what the host lacks is counted as ignored and says why.
 //!
 //! Invariant: a test leaves no process, mount, network device or namespace behind.
 
+pub mod ailing;
 pub mod binaries;
 pub mod disks;
 pub mod filesystems;

@@ -34,8 +34,12 @@ impl Need {
 
     /// Network namespaces and taps.
     pub fn tun() -> Self {
-        let there = std::path::Path::new("/dev/net/tun").exists();
-        Self::new("/dev/net/tun", there, "load the tun module")
+        Self::device("/dev/net/tun", "load the tun module")
+    }
+
+    /// A device of the kernel's.
+    pub fn device(path: &'static str, remedy: &str) -> Self {
+        Self::new(path, std::path::Path::new(path).exists(), remedy)
     }
 
     /// Programs in the kernel on the block layer's tracepoints, pinned (Linux 5.15 and later).

@@ -53,7 +53,7 @@ impl Source for DiskSource<'_> {
         let left = left.filter(|left| *left >= buffer.len() as u64);
         let left = left.ok_or(Whole::new("a structure points beyond the disk's end"))?;
         if buffer.len() >= WINDOW {
-            return Ok(self.disk.read_aside(offset, buffer)?);
+            return Ok(self.disk.read_at(offset, buffer)?);
         }
         // Each use leaves it whole, or empty.
         let mut window = self.window.lock().unwrap_or_else(PoisonError::into_inner);
@@ -65,9 +65,9 @@ impl Source for DiskSource<'_> {
         if within(&window).is_none() {
             let mut bytes = std::mem::take(&mut window.1);
             bytes.resize(left.min(WINDOW as u64) as usize, 0);
-            if self.disk.read_aside(offset, &mut bytes).is_err() {
+            if self.disk.read_at(offset, &mut bytes).is_err() {
                 // What is asked for may still be readable.
-                return Ok(self.disk.read_aside(offset, buffer)?);
+                return Ok(self.disk.read_at(offset, buffer)?);
             }
             *window = (offset, bytes);
         }

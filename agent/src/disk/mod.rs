@@ -1,88 +1,42 @@
 //! A disk to image: a block device or an image file.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Seek, SeekFrom};
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::io::{Seek, SeekFrom};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 
 use relevo_wire::manifest::Consistency;
 
-pub use crate::disk_argument::DiskArgument;
+mod argument;
+mod error;
+mod reading;
+mod unreadable;
+
+pub use argument::DiskArgument;
+pub use error::DiskError;
+pub use reading::PageBuffer;
+use unreadable::Unreadable;
+
+use crate::inventory::sysfs_text;
 use crate::stillness;
-
-/// Why a disk could not be imaged.
-#[derive(Debug, thiserror::Error)]
-pub enum DiskError {
-    /// It cannot be opened or examined.
-    #[error("disk {path}: {source}")]
-    Open {
-        /// The disk.
-        path: PathBuf,
-        /// What the kernel said.
-        source: io::Error,
-    },
-    /// It is a directory, socket or the like.
-    #[error("{0} is neither a block device nor an image file")]
-    NotADisk(PathBuf),
-    /// It has no bytes.
-    #[error("disk {0} is empty")]
-    Empty(PathBuf),
-    /// A read failed.
-    #[error("disk {path} cannot be read at byte {offset}: {source}")]
-    Read {
-        /// The disk.
-        path: PathBuf,
-        /// Where.
-        offset: u64,
-        /// What the kernel said.
-        source: io::Error,
-    },
-    /// It became smaller while it was read.
-    #[error("disk {path} ends at byte {offset}, where it had {expected} bytes when the run began")]
-    Shrank {
-        /// The disk.
-        path: PathBuf,
-        /// Where it ends now.
-        offset: u64,
-        /// Size at the start.
-        expected: u64,
-    },
-}
-
-impl DiskError {
-    /// What the administrator can do about it.
-    pub fn remedy(&self) -> &'static str {
-        match self {
-            Self::Open { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
-                "run the agent as root, or give it read access to the disk"
-            }
-            Self::Open { .. } => "check the path; 'relevo-agent inventory' lists the local disks",
-            Self::NotADisk(_) => "name a block device such as /dev/sda, or a raw image file",
-            Self::Empty(_) => "name the disk itself; a drive without medium cannot be imaged",
-            Self::Read { .. } => {
-                "look at the kernel's log (dmesg) for this disk: replace it if it reports medium \
-                 errors, then run the backup again; no recovery point was made"
-            }
-            Self::Shrank { .. } => {
-                "stop what truncates the image and run the backup again; no recovery point was made"
-            }
-        }
-    }
-}
-
-/// Bytes of a page of memory.
-const PAGE: u64 = 4096;
 
 /// An open disk.
 pub struct Disk {
     name: String,
     path: PathBuf,
     file: File,
+    /// Past the page cache, of a block device.
+    direct: Option<File>,
     size: u64,
     sector: u32,
     serial: Option<String>,
     /// `major:minor` of a block device.
     device: Option<String>,
+    /// The kernel's number of this very disk, where it gives one.
+    sequence: Option<String>,
+    /// What could not be read.
+    unreadable: Mutex<Unreadable>,
     /// Whether the kernel tells holes from data here.
     holes: bool,
     /// Whether blocks are read that nothing uses.
@@ -135,7 +89,7 @@ impl Disk {
             let dir = sysfs(number);
             ["serial", "device/serial"]
                 .iter()
-                .find_map(|name| crate::inventory::sysfs_text(&dir.join(name)))
+                .find_map(|name| sysfs_text(&dir.join(name)))
                 .or_else(|| vpd_serial(&std::fs::read(dir.join("device/vpd_pg80")).ok()?))
         });
         let before = Before {
@@ -147,6 +101,11 @@ impl Disk {
         };
         Ok(Self {
             name: argument.name.clone(),
+            direct: is_device.then(|| reading::open_direct(&path)).flatten(),
+            sequence: device
+                .as_deref()
+                .and_then(|number| sysfs_text(&sysfs(number).join("diskseq"))),
+            unreadable: Mutex::default(),
             file,
             size,
             sector,
@@ -196,41 +155,6 @@ impl Disk {
             .is_some_and(|number| sysfs(number).join("device").exists())
     }
 
-    /// Reads exactly `buffer.len()` bytes. After a failure block by block, so that the error
-    /// names the very place, and a drive's passing weakness is forgiven.
-    pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<(), DiskError> {
-        match self.read_run(offset, buffer) {
-            Err(DiskError::Read { .. }) => {}
-            other => return other,
-        }
-        let mut at = offset;
-        for block in buffer.chunks_mut(4096) {
-            self.read_run(at, block)?;
-            at += block.len() as u64;
-        }
-        Ok(())
-    }
-
-    fn read_run(&self, offset: u64, buffer: &mut [u8]) -> Result<(), DiskError> {
-        let mut done = 0;
-        while done < buffer.len() {
-            let at = offset + done as u64;
-            match self.file.read_at(&mut buffer[done..], at) {
-                Ok(0) => return Err(self.shrank(at)),
-                Ok(n) => done += n,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(source) => {
-                    return Err(DiskError::Read {
-                        path: self.path.clone(),
-                        offset: at,
-                        source,
-                    });
-                }
-            }
-        }
-        Ok(())
-    }
-
     /// The next run of bytes at or after `from` that may hold data: where it begins, which is
     /// before `end`, and where it ends, wherever that is. File systems may look at each page of
     /// the run, so that whoever asks again within it spends the square of the disk.
@@ -252,34 +176,6 @@ impl Disk {
         let stop = rustix::fs::seek(&self.file, rustix::fs::SeekFrom::Hole(start))
             .map_err(|e| fail(start, e))?;
         Ok(Some((start, stop)))
-    }
-
-    /// As [`read_at`](Self::read_at), and lets the kernel forget the pages, so that imaging does
-    /// not push the server's own out of memory. Pages of this very disk or file that others had
-    /// read go too: the kernel reads ahead, so that one cannot tell theirs from ours, and
-    /// without reading ahead a run takes twice as long.
-    ///
-    /// Of a block device they go before it is read, too: its pages are not those of its
-    /// partitions, through which a mounted file system writes, and would show what was there.
-    pub fn read_aside(&self, offset: u64, buffer: &mut [u8]) -> Result<(), DiskError> {
-        if self.device.is_some() {
-            self.forget_pages(offset, buffer.len());
-        }
-        self.read_at(offset, buffer)?;
-        self.forget_pages(offset, buffer.len());
-        Ok(())
-    }
-
-    /// Pages that these bytes share with others included: the kernel keeps those that a range
-    /// does not cover.
-    fn forget_pages(&self, offset: u64, length: usize) {
-        let start = offset / PAGE * PAGE;
-        let end = (offset + length as u64).next_multiple_of(PAGE);
-        if let Some(length) = std::num::NonZeroU64::new(end - start) {
-            let advice = rustix::fs::Advice::DontNeed;
-            // Advice only: a kernel that does not take it images as well.
-            let _ = rustix::fs::fadvise(&self.file, start, Some(length), advice);
-        }
     }
 
     /// Takes all of it as used from now on.
