@@ -9,7 +9,8 @@
 //!   goes on without the agent; [`tracepoint`]: where the kernel has what it reads.
 //! * [`grains`]: the marks, one bit for 64 KiB. [`record`]: what is kept of them between runs.
 //! * [`reboot`]: how they outlive a clean restart of the server.
-//! * [`device`]: which disk it is. [`Tracking`]: what a run may believe.
+//! * [`device`]: which disk it is. [`trust`]: whether marks are all that changed. [`Tracking`]:
+//!   what a run may believe.
 //!
 //! Invariants:
 //! * A write is marked before its request reaches the disk, and again when it is completed: marks
@@ -30,9 +31,9 @@ pub mod reboot;
 pub mod record;
 mod shared;
 pub mod tracepoint;
+mod trust;
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use relevo_wire::{PointId, Timestamp};
 use serde::Serialize;
@@ -41,10 +42,8 @@ use crate::disk::Disk;
 use device::{Device, boot_id};
 use grains::Grains;
 use probe::Probe;
-use record::{Facts, Record};
-
-/// Marks are proved by a full comparison when the last one is older.
-const COMPARED_EVERY: Duration = Duration::from_secs(7 * 24 * 3600);
+use record::Record;
+use trust::{grounds, taken, trusted};
 
 /// What a run may believe of a disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,11 +75,31 @@ impl Basis {
 }
 
 /// Tracking of one disk through one run.
+///
+/// A run [`begin`](Self::begin)s before it reads anything, and [`commit`](Self::commit)s when its
+/// point is stored. One whose point is to be of one instant asks in between, round by round, what
+/// was written meanwhile:
+///
+/// ```text
+/// begin, read by the basis
+/// again ─► read these, read_again ─► again ─► … until that is little
+/// freeze ─► in_instant ─► read these, read_again ─► thaw ─► settled ─► commit
+/// ```
+///
+/// What was taken and not read again stays on the list of the next run.
 pub struct Tracking {
     path: PathBuf,
     basis: Basis,
     /// None where writes cannot be tracked.
-    record: Option<Record>,
+    kept: Option<Kept>,
+}
+
+/// Of a disk whose writes are tracked.
+struct Kept {
+    record: Record,
+    probe: Probe,
+    /// Taken since the run began, and not read again since.
+    unread: Grains,
 }
 
 impl Tracking {
@@ -90,15 +109,19 @@ impl Tracking {
     pub fn begin(dir: &Path, disk: &Disk, last: Option<PointId>, making: PointId) -> Self {
         let path = dir.join(file_name(disk.name()));
         match taken(dir, &path, disk, last, making) {
-            Ok((basis, record)) => Self {
+            Ok((basis, record, probe)) => Self {
                 path,
                 basis,
-                record: Some(record),
+                kept: Some(Kept {
+                    unread: Grains::none(record.facts.size),
+                    record,
+                    probe,
+                }),
             },
             Err(reason) => Self {
                 path,
                 basis: Basis::Nothing(reason),
-                record: None,
+                kept: None,
             },
         }
     }
@@ -108,7 +131,7 @@ impl Tracking {
         Self {
             path: PathBuf::new(),
             basis: Basis::Nothing("writes are not tracked".into()),
-            record: None,
+            kept: None,
         }
     }
 
@@ -117,9 +140,50 @@ impl Tracking {
         &self.basis
     }
 
+    /// Takes again what was written since the run began or asked last, into the record, durably.
+    /// Returns all that was taken since the run began and not read again since then; none when
+    /// this disk is not tracked. Good with any basis: after [`Basis::Nothing`] too the marks are
+    /// all that was written since [`begin`](Self::begin). The error says why they are not any
+    /// more.
+    pub fn again(&mut self, disk: &Disk) -> Result<Option<Grains>, String> {
+        if let Some(kept) = &self.kept {
+            kept.still_at_work(disk)?;
+        }
+        let unread = self.in_instant()?;
+        self.write(disk);
+        Ok(unread)
+    }
+
+    /// As [`again`](Self::again), into memory only: a disk whose file systems are frozen takes no
+    /// record. Costs a pass over the marks (2 MiB for each TiB of the disk) and no system call.
+    /// [`settled`](Self::settled) is due right after the thaw; a run that is cut off before it
+    /// leaves the marks in doubt.
+    pub fn in_instant(&mut self) -> Result<Option<Grains>, String> {
+        self.kept.as_mut().map(Kept::take).transpose()
+    }
+
+    /// All that was taken so far has been read again since it was taken: it need not be read by
+    /// the next run.
+    pub fn read_again(&mut self) {
+        if let Some(kept) = &mut self.kept {
+            kept.unread = Grains::none(kept.record.facts.size);
+        }
+    }
+
+    /// Puts what [`in_instant`](Self::in_instant) took into the record, and looks whether the
+    /// marks were all that was written, up to now. The error says why not: what this run took
+    /// may lack something, and the next one reads all.
+    pub fn settled(&mut self, disk: &Disk) -> Result<(), String> {
+        self.write(disk);
+        match &self.kept {
+            Some(kept) => kept.still_at_work(disk),
+            None => Ok(()),
+        }
+    }
+
     /// The point was committed, and the cache holds its spans: changes count from it.
     pub fn commit(&mut self, disk: &Disk, point: PointId) {
-        let Some(record) = &mut self.record else {
+        let Some(Kept { record, unread, .. }) = &mut self.kept else {
             return;
         };
         if self.basis.trusted().is_none() {
@@ -127,13 +191,13 @@ impl Tracking {
         }
         record.facts.base = Some(point);
         record.facts.making = None;
-        record.changed = Grains::none(record.facts.size);
+        record.changed = unread.clone();
         self.write(disk);
     }
 
     /// So many spans had changed, and were not marked.
     pub fn alarm(&mut self, disk: &Disk, unmarked: u64) {
-        let Some(record) = &mut self.record else {
+        let Some(Kept { record, .. }) = &mut self.kept else {
             return;
         };
         let what = format!("{unmarked} spans had changed that were not marked as written");
@@ -146,17 +210,39 @@ impl Tracking {
         self.write(disk);
     }
 
-    /// A record that cannot be written is an older one, of an earlier base: the next run doubts it.
+    /// A record that cannot be written is an older one, and the marks stay as they are when a run
+    /// is cut off: the next run doubts them.
     fn write(&self, disk: &Disk) {
-        if let Some(record) = &self.record
-            && let Err(error) = record.write(&self.path)
-        {
-            tracing::warn!(
-                "{}: {}: {error}; the next run reads all of the disk",
-                disk.path().display(),
-                self.path.display()
-            );
+        let Some(Kept { record, probe, .. }) = &self.kept else {
+            return;
+        };
+        match record.write(&self.path) {
+            Ok(()) => probe.kept(),
+            Err(error) => {
+                probe.taking();
+                tracing::warn!(
+                    "{}: {}: {error}; the next run reads all of the disk",
+                    disk.path().display(),
+                    self.path.display()
+                );
+            }
         }
+    }
+}
+
+impl Kept {
+    /// Everything unread, with what is marked by now.
+    fn take(&mut self) -> Result<Grains, String> {
+        let marks = self.probe.take().ok_or("the marks are of another size")?;
+        self.record.changed.merge(&marks);
+        self.unread.merge(&marks);
+        Ok(self.unread.clone())
+    }
+
+    /// Whether this probe has seen all that was written to the disk.
+    fn still_at_work(&self, disk: &Disk) -> Result<(), String> {
+        let device = Device::of(disk.path())?;
+        grounds(&self.record.facts, &device).map(|_| ())
     }
 }
 
@@ -227,137 +313,4 @@ fn file_name(disk: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
     let readable: String = disk.chars().filter(|&c| plain(c)).take(32).collect();
     format!("{readable}-{}.track", &hash[..8])
-}
-
-/// Takes the marks into the record. The error says why this disk's writes cannot be tracked.
-fn taken(
-    dir: &Path,
-    path: &Path,
-    disk: &Disk,
-    last: Option<PointId>,
-    making: PointId,
-) -> Result<(Basis, Record), String> {
-    let device = Device::of(disk.path())?;
-    let boot = boot_id().ok_or("the kernel does not say which run of it this is")?;
-    let kept = match Record::read(path) {
-        Ok(kept) => kept,
-        Err(error) => {
-            tracing::warn!("{}: {error}: the disk is compared whole", path.display());
-            None
-        }
-    };
-    let alarm = kept.as_ref().and_then(|record| record.facts.alarm.clone());
-    let (reason, mut record) = match trusted(kept, &device, &boot, last, dir) {
-        Ok((probe, mut record)) => {
-            let marks = probe.take().ok_or("the marks are of another size")?;
-            record.changed.merge(&marks);
-            record.facts.base = last;
-            record.facts.making = Some(making);
-            record.write(path).map_err(|e| e.to_string())?;
-            probe.kept();
-            let old = |at: Timestamp| Timestamp::now().since(at) > COMPARED_EVERY;
-            let changed = record.changed.clone();
-            let basis = match record.facts.compared.is_none_or(old) {
-                true => Basis::Proof(changed),
-                false => Basis::Changed(changed),
-            };
-            return Ok((basis, record));
-        }
-        Err(reason) => (reason, anew(&device, boot)?),
-    };
-    record.facts.alarm = alarm;
-    let write = |record: &Record| record.write(path).map_err(|e| e.to_string());
-    std::fs::create_dir_all(dir).map_err(|e| format!("{}: {e}", dir.display()))?;
-    write(&record)?;
-    Ok((Basis::Nothing(reason), record))
-}
-
-/// The probe whose marks are all that changed since the record's base. The error says why there
-/// is none.
-fn trusted(
-    kept: Option<Record>,
-    device: &Device,
-    boot: &str,
-    last: Option<PointId>,
-    dir: &Path,
-) -> Result<(Probe, Record), String> {
-    let record = kept.ok_or("changes are tracked from now on")?;
-    let facts = &record.facts;
-    if let Some(alarm) = &facts.alarm {
-        return Err(format!("tracking is not believed any more: {alarm}"));
-    }
-    if facts.boot != boot {
-        let record = resumed(&record, device, boot, dir).ok_or("the server was started anew")?;
-        return trusted(Some(record), device, boot, last, dir);
-    }
-    if (facts.sequence, facts.size) != (device.sequence, device.size)
-        || facts.identity != device.identity()
-    {
-        return Err("the disk is another one, or has another size".into());
-    }
-    let probe = Probe::open(device).ok_or("what marks its writes is gone")?;
-    if probe.generation() != facts.generation {
-        return Err("its writes are marked by another probe than the one known".into());
-    }
-    if let Some(fault) = probe.fault() {
-        return Err(fault.into());
-    }
-    // In this order: what is completed between the two is counted by the probe only.
-    let written = device
-        .sectors_written()
-        .ok_or("the kernel does not say how much was written")?;
-    if written.saturating_sub(probe.sectors()) > facts.unseen {
-        return Err("more was written than was seen".into());
-    }
-    match last {
-        None => Err("the cache does not hold the last image".into()),
-        Some(last) if Some(last) == facts.base || Some(last) == facts.making => Ok((probe, record)),
-        Some(_) => Err("the cache holds another image than the one known".into()),
-    }
-}
-
-/// The record of a server that was restarted cleanly: the probe that goes on is known by its
-/// number.
-fn resumed(record: &Record, device: &Device, boot: &str, dir: &Path) -> Option<Record> {
-    let kept = reboot::kept_of(dir, record.facts.generation)?;
-    let mut record = record.clone();
-    record.facts.boot = boot.into();
-    record.facts.sequence = device.sequence;
-    record.facts.generation = kept.successor();
-    // It was started before anything was written.
-    record.facts.unseen = 0;
-    record.changed.merge(&kept.changed(device));
-    Some(record)
-}
-
-/// Starts a probe, and a record that knows of no change.
-fn anew(device: &Device, boot: String) -> Result<Record, String> {
-    let generation = u64::from_le_bytes(relevo_wire::id::random_bytes());
-    let probe = Probe::start(device, generation)?;
-    // In this order: what is completed between the two is counted twice, which errs to the side
-    // of not suspecting; samples that agree say that nothing was.
-    let sample = || Some((probe.sectors(), device.sectors_written()?));
-    let mut unseen = 0;
-    for _ in 0..100 {
-        let (seen, written) = sample().ok_or("the kernel does not say how much was written")?;
-        unseen = written.saturating_sub(seen);
-        if sample() == Some((seen, written)) {
-            break;
-        }
-    }
-    Ok(Record {
-        facts: Facts {
-            identity: device.identity(),
-            size: device.size,
-            boot,
-            sequence: device.sequence,
-            generation,
-            unseen,
-            base: None,
-            making: None,
-            compared: None,
-            alarm: None,
-        },
-        changed: Grains::none(device.size),
-    })
 }

@@ -88,20 +88,29 @@ impl Probe {
         self.counts.words()[SECTORS].load(SeqCst)
     }
 
-    /// Why its marks are not all: somebody was cut off while he took them, for instance.
+    /// Why its marks are not all.
     pub fn fault(&self) -> Option<&'static str> {
-        let count = |at: usize| self.counts.words()[at].load(SeqCst);
-        match (count(TAKING), count(TOO_LONG)) {
-            (0, 0) => None,
-            (0, _) => Some("a write was longer than the program can mark"),
-            _ => Some("a run was cut off while it took what was marked"),
+        match self.counts.words()[TOO_LONG].load(SeqCst) {
+            0 => None,
+            _ => Some("a write was longer than the program can mark"),
         }
+    }
+
+    /// Whether somebody has taken marks that are not safe on a disk yet, or was cut off before
+    /// they were.
+    pub fn is_taking(&self) -> bool {
+        self.counts.words()[TAKING].load(SeqCst) != 0
+    }
+
+    /// Marks are in somebody's hands.
+    pub fn taking(&self) {
+        self.counts.words()[TAKING].store(1, SeqCst);
     }
 
     /// Takes the marks: what is written from now on is marked anew. They are in nobody's hands
     /// but the caller's until [`kept`](Self::kept).
     pub fn take(&self) -> Option<Grains> {
-        self.counts.words()[TAKING].store(1, SeqCst);
+        self.taking();
         let marks = self
             .marks
             .words()

@@ -228,7 +228,9 @@ fn probe_of(record: &Record) -> Option<(Device, Probe)> {
         (device.sequence, device.size) == (record.facts.sequence, record.facts.size)
     })?;
     let probe = Probe::open(&device)?;
-    let sound = probe.generation() == record.facts.generation && probe.fault().is_none();
+    let sound = probe.generation() == record.facts.generation
+        && probe.fault().is_none()
+        && !probe.is_taking();
     sound.then_some((device, probe))
 }
 
