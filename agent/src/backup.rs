@@ -132,13 +132,11 @@ impl BackupRun {
         let (started, point) = (Timestamp::now(), PointId::random());
         let (imaged, cache, mut tracked) = self.image(uplink, disks, from_scratch, point).await?;
         let mut chosen = Vec::new();
-        for ((tracking, disk), unmarked) in
-            tracked.iter_mut().zip(disks.iter()).zip(&imaged.unmarked)
+        for ((tracking, disk), differing) in
+            tracked.iter_mut().zip(disks.iter()).zip(&imaged.differing)
         {
-            chosen.push(DiskTracking::new(disk.name(), tracking.basis(), *unmarked));
-            if *unmarked > 0 {
-                tracking.alarm(disk, *unmarked);
-            }
+            let unmarked = tracking.unmarked(disk, differing);
+            chosen.push(DiskTracking::new(disk.name(), tracking.basis(), unmarked));
         }
         let done = self.commit(uplink, disks, imaged, cache, started, point);
         let mut done = done.await?;

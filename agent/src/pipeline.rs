@@ -12,10 +12,11 @@ mod order;
 mod queue;
 
 use std::io;
+use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use relevo_wire::index::{ChunkRef, SPAN, TreeBuilder};
 use relevo_wire::key::TenantSecret;
@@ -155,7 +156,7 @@ impl Pipeline {
             let spans = Spans::All(span::count(disk.size()));
             self.run
                 .image(&source, &spans, &mut self.sealers, &leaves)?;
-            imaged.unmarked.push(source.unmarked.into_inner());
+            imaged.differing.push(source.into_differing());
             all_leaves.push(leaves);
         }
         self.catch_up(disks, bases, &mut imaged.survey, &all_leaves)?;
@@ -235,8 +236,8 @@ struct Source<'a> {
     used: &'a UsedMap,
     /// Whether its spans were read in this run before.
     again: bool,
-    /// Spans that changed though nothing said so.
-    unmarked: AtomicU64,
+    /// Numbers of spans that changed though nothing said so.
+    differing: Mutex<Vec<u64>>,
 }
 
 impl<'a> Source<'a> {
@@ -247,8 +248,17 @@ impl<'a> Source<'a> {
             basis,
             used,
             again: false,
-            unmarked: AtomicU64::new(0),
+            differing: Mutex::default(),
         }
+    }
+
+    /// Where the spans lie that changed though nothing said so, in the disk's order.
+    fn into_differing(self) -> Vec<Range<u64>> {
+        let spans = self.differing.into_inner();
+        let mut spans = spans.unwrap_or_else(PoisonError::into_inner);
+        spans.sort_unstable();
+        let bytes = |span: u64| span * SPAN..(span * SPAN + SPAN).min(self.disk.size());
+        spans.into_iter().map(bytes).collect()
     }
 }
 
@@ -343,7 +353,9 @@ impl Run {
             && sealed.differs
             && !marked.touch(bytes)
         {
-            source.unmarked.fetch_add(1, Ordering::Relaxed);
+            let differing = source.differing.lock();
+            let mut differing = differing.unwrap_or_else(PoisonError::into_inner);
+            differing.push(number);
         }
         Counters::add(&self.counters.done, span.length);
         Counters::add(&self.counters.read, span.read);
@@ -394,8 +406,9 @@ pub struct Imaged {
     pub roots: Vec<Option<ChunkRef>>,
     /// What of the disks was taken as used.
     pub survey: Survey,
-    /// Spans of each disk that differ from the last image though they were not marked.
-    pub unmarked: Vec<u64>,
+    /// Spans of each disk that differ from the last image though they were not marked when the
+    /// run began, in bytes.
+    pub differing: Vec<Vec<Range<u64>>>,
     /// Pieces of the inventory and their lengths.
     pub inventory: Vec<(ChunkRef, u32)>,
 }

@@ -1,6 +1,7 @@
 //! What commands tell: lines for people, one line of JSON for programs.
 
 use std::fmt;
+use std::ops::Range;
 use std::time::Duration;
 
 use indicatif::HumanBytes;
@@ -9,8 +10,8 @@ use relevo_wire::manifest::{Consistency, RunTotals};
 use relevo_wire::{PointId, ServerId, Timestamp};
 use serde::Serialize;
 
-use crate::tracking::Basis;
 use crate::tracking::grains::Grains;
+use crate::tracking::{Basis, Unmarked};
 use crate::used::{Area, Survey};
 
 /// What a backup came to.
@@ -60,11 +61,13 @@ pub struct DiskTracking {
     pub marked_bytes: Option<u64>,
     /// Spans that had changed without being marked: an alarm.
     pub unmarked_spans: u64,
+    /// Where the first of them lie, in bytes of the disk.
+    pub unmarked: Vec<Range<u64>>,
 }
 
 impl DiskTracking {
     /// Of a disk, by what was believed of it.
-    pub fn new(disk: &str, basis: &Basis, unmarked_spans: u64) -> Self {
+    pub fn new(disk: &str, basis: &Basis, unmarked: Unmarked) -> Self {
         let (read, reason, marked) = match basis {
             Basis::Changed(grains) => ("changes", None, Some(grains)),
             Basis::Proof(grains) => ("proof", None, Some(grains)),
@@ -75,7 +78,8 @@ impl DiskTracking {
             read,
             reason,
             marked_bytes: marked.map(Grains::bytes),
-            unmarked_spans,
+            unmarked_spans: unmarked.count,
+            unmarked: unmarked.ranges,
         }
     }
 }
@@ -152,7 +156,14 @@ impl fmt::Display for DiskTracking {
         }
         match self.unmarked_spans {
             0 => Ok(()),
-            spans => write!(f, "; ALARM: {spans} spans had changed unmarked"),
+            count => {
+                let ranges = self.unmarked.clone();
+                write!(
+                    f,
+                    "; ALARM: {} had changed unmarked",
+                    Unmarked { count, ranges }
+                )
+            }
         }
     }
 }

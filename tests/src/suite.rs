@@ -44,10 +44,10 @@ impl Need {
 
     /// Programs in the kernel on the block layer's tracepoints, pinned (Linux 5.15 and later).
     pub fn tracepoints() -> Self {
-        let there = |path: &str| std::path::Path::new(path).is_dir();
+        let there = |path: &str| std::path::Path::new(path).exists();
         Self::new(
-            "BPF and tracefs",
-            there("/sys/kernel/tracing") && there("/sys/fs/bpf"),
+            "BPF and BTF",
+            there("/sys/kernel/btf/vmlinux") && there("/sys/fs/bpf"),
             "run a kernel that has both",
         )
     }

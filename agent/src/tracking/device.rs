@@ -71,9 +71,24 @@ impl Device {
         })
     }
 
-    /// As the kernel's tracepoints name it.
-    pub fn kernel_number(&self) -> u32 {
-        self.number.0 << 20 | self.number.1
+    /// Hardware queues, and requests that each may have under way.
+    pub fn queues(&self) -> (u64, u64) {
+        let number = |path: &Path| sysfs_text(path)?.parse().ok();
+        let queues = std::fs::read_dir(self.sysfs.join("mq"));
+        let queues = queues.into_iter().flatten().flatten();
+        let tags: Vec<u64> = queues
+            .filter_map(|queue| number(&queue.path().join("nr_tags")))
+            .collect();
+        // A scheduler has numbers of its own.
+        let scheduled = number(&self.sysfs.join("queue/nr_requests")).unwrap_or(0);
+        let depth = tags.iter().copied().max().unwrap_or(0).max(scheduled);
+        (tags.len() as u64, depth)
+    }
+
+    /// Whether no request is with the driver now.
+    pub fn is_idle(&self) -> bool {
+        let under_way = sysfs_text(&self.sysfs.join("inflight"));
+        under_way.is_some_and(|counts| counts.split_whitespace().all(|count| count == "0"))
     }
 
     /// Sectors written and discarded since the kernel saw the disk.

@@ -5,8 +5,8 @@
 //!          block_rq_complete┴─► marks ──take──► record ──► a run reads these, and passes the rest by
 //! ```
 //!
-//! * [`probe`]: a small eBPF program on two tracepoints of the block layer, pinned, so that it
-//!   goes on without the agent; [`tracepoint`]: where the kernel has what it reads.
+//! * `programs`: small eBPF programs on two tracepoints of the block layer, pinned, so that they
+//!   go on without the agent. [`probe`]: what they mark of one disk.
 //! * [`grains`]: the marks, one bit for 64 KiB. [`record`]: what is kept of them between runs.
 //! * [`reboot`]: how they outlive a clean restart of the server.
 //! * [`device`]: which disk it is. [`trust`]: whether marks are all that changed. [`Tracking`]:
@@ -14,7 +14,9 @@
 //!
 //! Invariants:
 //! * A write is marked before its request reaches the disk, and again when it is completed: marks
-//!   may be taken in between.
+//!   may be taken in between. What is under way while they are taken is marked anew. The proof
+//!   that no request was missed is the kernel's own count of what was written: the programs count
+//!   as much, to the sector.
 //! * What was taken from the kernel is in the record, durably, before a run reads by it, and
 //!   stays there until a recovery point that holds it was committed.
 //! * Doubt costs time, never data. Any doubt (another boot, another disk, a probe that is not the
@@ -27,12 +29,14 @@ pub mod device;
 mod extents;
 pub mod grains;
 pub mod probe;
+mod programs;
 pub mod reboot;
 pub mod record;
 mod shared;
-pub mod tracepoint;
 mod trust;
 
+use std::fmt;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use relevo_wire::{PointId, Timestamp};
@@ -195,12 +199,32 @@ impl Tracking {
         self.write(disk);
     }
 
-    /// So many spans had changed, and were not marked.
-    pub fn alarm(&mut self, disk: &Disk, unmarked: u64) {
+    /// Of spans that differ from the last image, though they were not marked when the run began:
+    /// those that were not written since then either. Call it when all has been read. Finding
+    /// any is an alarm: marks are not believed any more.
+    pub fn unmarked(&mut self, disk: &Disk, differing: &[Range<u64>]) -> Unmarked {
+        let mut unmarked = Unmarked::default();
+        if differing.is_empty() {
+            return unmarked;
+        }
+        if let Err(reason) = self.again(disk) {
+            let path = disk.path().display();
+            tracing::warn!("{path}: what was marked cannot be proved: {reason}");
+            return unmarked;
+        }
         let Some(Kept { record, .. }) = &mut self.kept else {
-            return;
+            return unmarked;
         };
-        let what = format!("{unmarked} spans had changed that were not marked as written");
+        for span in differing
+            .iter()
+            .filter(|s| !record.changed.touch((*s).clone()))
+        {
+            unmarked.add(span.clone());
+        }
+        if unmarked.count == 0 {
+            return unmarked;
+        }
+        let what = format!("{unmarked} had changed that were not marked as written");
         tracing::error!(
             "{}: {what}: this image is right, since all was read; from now on all is read, until \
              'relevo-agent tracking reset'. Please report this with the kernel's release",
@@ -208,6 +232,7 @@ impl Tracking {
         );
         record.facts.alarm = Some(what);
         self.write(disk);
+        unmarked
     }
 
     /// A record that cannot be written is an older one, and the marks stay as they are when a run
@@ -243,6 +268,46 @@ impl Kept {
     fn still_at_work(&self, disk: &Disk) -> Result<(), String> {
         let device = Device::of(disk.path())?;
         grounds(&self.record.facts, &device).map(|_| ())
+    }
+}
+
+/// Spans that had changed without being marked.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unmarked {
+    /// How many.
+    pub count: u64,
+    /// Where the first ones lie on the disk, in bytes; those that adjoin are one.
+    pub ranges: Vec<Range<u64>>,
+}
+
+impl Unmarked {
+    /// So many ranges are named.
+    const NAMED: usize = 16;
+
+    fn add(&mut self, span: Range<u64>) {
+        self.count += 1;
+        if let Some(last) = self.ranges.last_mut()
+            && last.end == span.start
+        {
+            last.end = span.end;
+        } else if self.ranges.len() < Self::NAMED {
+            self.ranges.push(span);
+        }
+    }
+}
+
+impl fmt::Display for Unmarked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} spans", self.count)?;
+        for (at, range) in self.ranges.iter().enumerate() {
+            let before = if at == 0 { " (bytes " } else { ", " };
+            write!(f, "{before}{}..{}", range.start, range.end)?;
+        }
+        match self.ranges.len() {
+            0 => Ok(()),
+            Self::NAMED => f.write_str(" and maybe more)"),
+            _ => f.write_str(")"),
+        }
     }
 }
 

@@ -1,270 +1,277 @@
-//! The program in the kernel that marks what is written to one disk.
+//! What the kernel marks of one disk: a map that its programs and this process share.
 //!
-//! It is pinned below `/sys/fs/bpf/relevo`, so that it goes on when the agent ends, is killed or
-//! is replaced by a newer one, and ends with the kernel. There the directory of a disk holds its
-//! two maps and the two links that keep the program attached.
+//! | word | what |
+//! | --- | --- |
+//! | 0 | sectors of requests that were seen completed |
+//! | 1 | discards of too many pieces to mark |
+//! | 2 | requests whose completion was not seen, but the next one in their slot |
+//! | 3 | not 0 while somebody has marks in his hands that are nowhere else |
+//! | 4 | tells this map from all others |
+//! | 5 | the disk's number in this run of the kernel (`diskseq`) |
+//! | 6 | the disk's bytes |
+//! | 7 | *w*, a 64th of the grains' words |
+//! | 8, 9 | hardware queues, and slots for each |
+//! | from 16, *w* | wide marks: one bit for each word of grains, 4 MiB |
+//! | a slot each | requests under way: bit 63: completed, 24 to 61: first sector, 0 to 23: sectors |
+//! | the rest | marks: one bit for each grain, 64 KiB |
+//!
+//! A request that covers whole words of grains sets wide marks for them, so that a discard of
+//! gigabytes is marked in a few steps.
+//!
+//! What is under way while marks are taken may reach the disk after it is read, so it is marked
+//! anew. A completion that the programs did not see loses nothing therefore: its request is under
+//! way as far as they know, until the disk has nothing under way, or the slot a new request.
 
-use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 
-use aya::maps::{Map, MapData};
-use aya::programs::TracePoint;
-use aya::programs::links::{FdLink, PinnedLink};
-use aya::{Ebpf, EbpfLoader};
+use aya::maps::IterableMap;
 
 use super::device::Device;
 use super::grains::{GRAIN, Grains, words_of};
+use super::programs::{Alone, Programs, disk_map, number_of};
 use super::shared::SharedWords;
-use super::tracepoint;
 
-/// Where programs stay when nobody holds them.
-const PINS: &str = "/sys/fs/bpf";
-const PROGRAM: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/program.bpf.o"));
-/// The number of a BPF file system (statfs(2)).
-const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
-
-/// Places in the map of counts; the first two are the program's.
 const SECTORS: usize = 0;
-const TOO_LONG: usize = 1;
-const GENERATION: usize = 2;
+const REFUSED: usize = 1;
+const LATE: usize = 2;
 const TAKING: usize = 3;
-const COUNTS: usize = 8;
+const GENERATION: usize = 4;
+const SEQUENCE: usize = 5;
+const SIZE: usize = 6;
+const WIDE_WORDS: usize = 7;
+const QUEUES: usize = 8;
+const DEPTH: usize = 9;
+/// Where the wide marks begin.
+const HEADER: usize = 16;
+/// Where slots and marks begin depends on these. The kernel's limits are 10,240 requests a queue
+/// and a queue a processor.
+const SLOTS: u64 = 1 << 24;
+/// In a slot.
+const DONE: u64 = 1 << 63;
+const SECTOR_BITS: u64 = (1 << 38) - 1;
 
-/// A program at work.
+/// A disk's map, with the programs at work.
 pub struct Probe {
-    marks: SharedWords,
-    counts: SharedWords,
-    size: u64,
-    _links: [PinnedLink; 2],
+    words: SharedWords,
+    device: Device,
+    _programs: Programs,
 }
 
 impl Probe {
     /// Starts marking, in place of what marks this disk now. `generation` tells this probe from
     /// all others.
     pub fn start(device: &Device, generation: u64) -> Result<Self, String> {
-        let base = pins()?;
-        forget_gone(&base);
-        let dir = dir_of(&base, device);
-        remove(&dir).map_err(|e| format!("{}: {e}", dir.display()))?;
-        fs::create_dir_all(&dir).map_err(|e| format!("{}: {e}", dir.display()))?;
-        let started = load(device).and_then(|mut program| attach(&mut program, &dir, generation));
-        if let Err(reason) = started {
-            let _ = remove(&dir);
-            return Err(reason);
+        if device.size / 512 > SECTOR_BITS {
+            return Err("it is too large".into());
         }
-        Self::open(device).ok_or_else(|| "it is not there though it was started".into())
+        let alone = Alone::new()?;
+        let mut programs = Programs::start(&alone)?;
+        forget_gone(&mut programs);
+        let (queues, depth) = device.queues();
+        let length = length_of(device.size, queues.saturating_mul(depth))?;
+        let map = disk_map(length)?;
+        let words = SharedWords::map(map.map().fd(), length as usize).map_err(|e| e.to_string())?;
+        for (at, value) in [
+            (GENERATION, generation),
+            (SEQUENCE, device.sequence),
+            (SIZE, device.size),
+            (WIDE_WORDS, wide_words_of(device.size) as u64),
+            (QUEUES, queues),
+            (DEPTH, depth),
+        ] {
+            words.words()[at].store(value, SeqCst);
+        }
+        programs.add(number_of(device), &map)?;
+        Ok(Self {
+            words,
+            device: device.clone(),
+            _programs: programs,
+        })
     }
 
     /// The one at work, when all of it is there.
     pub fn open(device: &Device) -> Option<Self> {
-        let dir = dir_of(Path::new(PINS), device);
-        let map = |name: &str, words: usize| {
-            let map = MapData::from_pin(dir.join(name)).ok()?;
-            SharedWords::map(map.fd(), words).ok()
-        };
-        let link = |name: &str| PinnedLink::from_pin(dir.join(name)).ok();
+        let programs = Programs::open()?;
+        let map = programs.disk(number_of(device))?;
+        // A map of another disk that had this number may be shorter.
+        let told = |at: usize| map.get(&(at as u32), 0).ok();
+        if (told(SEQUENCE), told(SIZE)) != (Some(device.sequence), Some(device.size)) {
+            return None;
+        }
+        let slots = told(QUEUES)?.checked_mul(told(DEPTH)?)?;
+        let length = length_of(device.size, slots).ok()?;
         Some(Self {
-            marks: map("marks", words_of(device.size))?,
-            counts: map("counts", COUNTS)?,
-            size: device.size,
-            _links: [link("issued")?, link("completed")?],
+            words: SharedWords::map(map.map().fd(), length as usize).ok()?,
+            device: device.clone(),
+            _programs: programs,
         })
     }
 
     /// Ends it.
     pub fn stop(device: &Device) -> io::Result<()> {
-        remove(&dir_of(Path::new(PINS), device))
+        let alone = Alone::new().map_err(io::Error::other)?;
+        match Programs::open() {
+            Some(programs) => programs.remove(number_of(device), &alone),
+            None => Ok(()),
+        }
     }
 
     /// What it was started with.
     pub fn generation(&self) -> u64 {
-        self.counts.words()[GENERATION].load(SeqCst)
+        self.told(GENERATION)
+    }
+
+    /// Sectors of requests that it saw issued and completed, or under way: at least those that
+    /// were written, when it missed none.
+    pub fn sectors(&self) -> u64 {
+        // In this order: what is completed between the two is counted twice.
+        let under_way = self.slots().iter().filter_map(under_way);
+        let under_way: u64 = under_way.map(|(_, slot)| slot & 0xff_ffff).sum();
+        self.completed() + under_way
     }
 
     /// Sectors of requests that it saw completed.
-    pub fn sectors(&self) -> u64 {
-        self.counts.words()[SECTORS].load(SeqCst)
+    pub fn completed(&self) -> u64 {
+        self.told(SECTORS)
+    }
+
+    /// Requests whose completion it did not see, but what came after it.
+    pub fn late(&self) -> u64 {
+        self.told(LATE)
     }
 
     /// Why its marks are not all.
     pub fn fault(&self) -> Option<&'static str> {
-        match self.counts.words()[TOO_LONG].load(SeqCst) {
+        match self.told(REFUSED) {
             0 => None,
-            _ => Some("a write was longer than the program can mark"),
+            _ => Some("a discard was in more pieces than can be marked"),
         }
     }
 
     /// Whether somebody has taken marks that are not safe on a disk yet, or was cut off before
     /// they were.
     pub fn is_taking(&self) -> bool {
-        self.counts.words()[TAKING].load(SeqCst) != 0
+        self.told(TAKING) != 0
     }
 
     /// Marks are in somebody's hands.
     pub fn taking(&self) {
-        self.counts.words()[TAKING].store(1, SeqCst);
+        self.words.words()[TAKING].store(1, SeqCst);
     }
 
     /// Takes the marks: what is written from now on is marked anew. They are in nobody's hands
     /// but the caller's until [`kept`](Self::kept).
     pub fn take(&self) -> Option<Grains> {
         self.taking();
-        let marks = self
-            .marks
-            .words()
-            .iter()
-            .map(|word| match word.load(Relaxed) {
-                // Most are, and looking does not take the line away from other processors.
-                0 => 0,
-                _ => word.swap(0, SeqCst),
-            });
-        Grains::from_words(self.size, marks.collect())
+        let taken = self.marks(|word| match word.load(Relaxed) {
+            // Most are, and looking does not take the line away from other processors.
+            0 => 0,
+            _ => word.swap(0, SeqCst),
+        });
+        self.mark_under_way();
+        taken
+    }
+
+    /// Marks what is under way, which may reach the disk after it is read.
+    fn mark_under_way(&self) {
+        let slots: Vec<_> = self.slots().iter().filter_map(under_way).collect();
+        if slots.is_empty() {
+            return;
+        }
+        // What was under way before the disk was idle is done, whether or not that was seen.
+        let done = self.device.is_idle();
+        for (at, slot) in slots {
+            let (first, count) = ((slot >> 24) & SECTOR_BITS, slot & 0xff_ffff);
+            if !done {
+                for grain in first * 512 / GRAIN..((first + count) * 512).div_ceil(GRAIN) {
+                    if let Some(word) = self.grain_words().get((grain / 64) as usize) {
+                        word.fetch_or(1 << (grain % 64), SeqCst);
+                    }
+                }
+            } else if at
+                .compare_exchange(slot, slot | DONE, SeqCst, SeqCst)
+                .is_ok()
+            {
+                self.words.words()[SECTORS].fetch_add(count, SeqCst);
+            }
+        }
     }
 
     /// What was taken is safe on the disk.
     pub fn kept(&self) {
-        self.counts.words()[TAKING].store(0, SeqCst);
+        self.words.words()[TAKING].store(0, SeqCst);
     }
 
     /// The marks as they are.
     pub fn peek(&self) -> Option<Grains> {
-        let marks = self.marks.words().iter().map(|word| word.load(Relaxed));
-        Grains::from_words(self.size, marks.collect())
+        self.marks(|word| word.load(Relaxed))
     }
-}
 
-fn load(device: &Device) -> Result<Ebpf, String> {
-    let tracefs = tracepoint::tracefs().ok_or("the kernel shows no tracepoints (tracefs)")?;
-    let issue = tracepoint::read(&tracefs, "block_rq_issue")?;
-    let complete = tracepoint::read(&tracefs, "block_rq_complete")?;
-    let number = device.kernel_number();
-    let words = u32::try_from(words_of(device.size)).map_err(|_| "it is too large")?;
-    let shift = (GRAIN / 512).trailing_zeros();
-    let mut loader = EbpfLoader::new();
-    let globals = [
-        ("DEVICE", &number),
-        ("WORDS", &words),
-        ("GRAIN_SHIFT", &shift),
-        ("ISSUE_DEVICE", &issue.device),
-        ("ISSUE_SECTOR", &issue.sector),
-        ("ISSUE_COUNT", &issue.count),
-        ("ISSUE_KIND", &issue.kind),
-        ("COMPLETE_DEVICE", &complete.device),
-        ("COMPLETE_SECTOR", &complete.sector),
-        ("COMPLETE_COUNT", &complete.count),
-        ("COMPLETE_KIND", &complete.kind),
-    ];
-    for (name, value) in globals {
-        loader.override_global(name, value, true);
-    }
-    let mut program = loader
-        .map_max_entries("marks", words)
-        .load(PROGRAM)
-        .map_err(|e| in_full(&e))?;
-    for name in ["issued", "completed"] {
-        tracepoint_of(&mut program, name)?
-            .load()
-            .map_err(|e| in_full(&e))?;
-    }
-    Ok(program)
-}
-
-fn attach(program: &mut Ebpf, dir: &Path, generation: u64) -> Result<(), String> {
-    for name in ["marks", "counts"] {
-        let Some(Map::Array(map)) = program.take_map(name) else {
-            return Err(format!("the program has no map '{name}'"));
-        };
-        if name == "counts" {
-            let counts = SharedWords::map(map.fd(), COUNTS).map_err(|e| e.to_string())?;
-            counts.words()[GENERATION].store(generation, SeqCst);
+    fn marks(&self, read: impl Fn(&AtomicU64) -> u64) -> Option<Grains> {
+        let wide = self.part(HEADER, self.told(WIDE_WORDS) as usize);
+        let mut words: Vec<u64> = self.grain_words().iter().map(&read).collect();
+        for (at, mut bits) in wide.iter().map(&read).enumerate() {
+            while bits != 0 {
+                let word = at * 64 + bits.trailing_zeros() as usize;
+                *words.get_mut(word)? = u64::MAX;
+                bits &= bits - 1;
+            }
         }
-        map.pin(dir.join(name)).map_err(|e| in_full(&e))?;
+        Grains::from_words(self.device.size, words)
     }
-    for (name, event) in [
-        ("issued", "block_rq_issue"),
-        ("completed", "block_rq_complete"),
-    ] {
-        let program = tracepoint_of(program, name)?;
-        let link = program
-            .attach("block", event)
-            .and_then(|link| program.take_link(link))
-            .map_err(|e| in_full(&e))?;
-        // Kernels before 5.15 attach without a link that could be pinned.
-        FdLink::try_from(link)
-            .map_err(|e| in_full(&e))?
-            .pin(dir.join(name))
-            .map_err(|e| in_full(&e))?;
+
+    fn slots(&self) -> &[AtomicU64] {
+        let count = self.told(QUEUES) * self.told(DEPTH);
+        self.part(HEADER + self.told(WIDE_WORDS) as usize, count as usize)
     }
-    Ok(())
+
+    fn grain_words(&self) -> &[AtomicU64] {
+        let words = words_of(self.device.size);
+        self.part(self.words.words().len() - words, words)
+    }
+
+    /// Empty where the map is not so long.
+    fn part(&self, from: usize, length: usize) -> &[AtomicU64] {
+        let words = self.words.words();
+        words
+            .get(from..from.saturating_add(length))
+            .unwrap_or_default()
+    }
+
+    fn told(&self, at: usize) -> u64 {
+        self.words.words()[at].load(SeqCst)
+    }
 }
 
-fn tracepoint_of<'a>(program: &'a mut Ebpf, name: &str) -> Result<&'a mut TracePoint, String> {
-    let found = program.program_mut(name);
-    let found = found.ok_or_else(|| format!("the program has no part '{name}'"))?;
-    found.try_into().map_err(|e| in_full(&e))
+fn wide_words_of(size: u64) -> usize {
+    words_of(size).div_ceil(64)
 }
 
-/// An error and all that it came of.
-fn in_full(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
+/// Words of a disk's map.
+fn length_of(size: u64, slots: u64) -> Result<u32, String> {
+    let words = (HEADER + wide_words_of(size) + words_of(size)) as u64 + slots.min(SLOTS);
+    u32::try_from(words).map_err(|_| "it is too large".into())
 }
 
-/// The BPF file system, mounted when it is not.
-fn pins() -> Result<PathBuf, String> {
-    let path = PathBuf::from(PINS);
-    let is_mounted = || rustix::fs::statfs(&path).is_ok_and(|found| found.f_type == BPF_FS_MAGIC);
-    if is_mounted() {
-        return Ok(path);
-    }
-    let failed = |e: io::Error| format!("{PINS} cannot be mounted: {e}");
-    // A second mount would hide what is pinned in the first.
-    let alone = fs::File::open("/sys/fs").map_err(failed)?;
-    rustix::fs::flock(&alone, rustix::fs::FlockOperation::LockExclusive)
-        .map_err(|e| failed(e.into()))?;
-    if !is_mounted() {
-        let flags = rustix::mount::MountFlags::NOSUID | rustix::mount::MountFlags::NOEXEC;
-        rustix::mount::mount("bpf", &path, "bpf", flags, None).map_err(|e| failed(e.into()))?;
-    }
-    Ok(path)
+/// The request in a slot, if it is under way.
+fn under_way(slot: &AtomicU64) -> Option<(&AtomicU64, u64)> {
+    let request = slot.load(SeqCst);
+    (request != 0 && request & DONE == 0).then_some((slot, request))
 }
 
-fn dir_of(pins: &Path, device: &Device) -> PathBuf {
-    let ((major, minor), sequence) = (device.number, device.sequence);
-    pins.join("relevo")
-        .join(format!("{major}-{minor}-{sequence}"))
-}
-
-/// Takes away what marks disks that are there no more.
-fn forget_gone(pins: &Path) {
-    for entry in fs::read_dir(pins.join("relevo"))
-        .into_iter()
-        .flatten()
-        .flatten()
-    {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let numbers: Vec<&str> = name.split('-').collect();
-        let [major, minor, sequence] = numbers[..] else {
-            continue;
-        };
+/// Looks no more at disks that are there no more.
+fn forget_gone(programs: &mut Programs) {
+    for number in programs.numbers() {
+        let (major, minor) = (number >> 20, number & 0xfffff);
         let now = format!("/sys/dev/block/{major}:{minor}/diskseq");
-        if crate::inventory::sysfs_text(Path::new(&now)).as_deref() != Some(sequence) {
-            let _ = remove(&entry.path());
+        let now = crate::inventory::sysfs_text(Path::new(&now));
+        let map = programs.disk(number);
+        let known = map.and_then(|map| map.get(&(SEQUENCE as u32), 0).ok());
+        if now != known.map(|sequence| sequence.to_string()) {
+            programs.forget(number);
         }
-    }
-}
-
-fn remove(dir: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        done => done,
     }
 }

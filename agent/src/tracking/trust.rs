@@ -132,7 +132,7 @@ fn anew(device: &Device, boot: String) -> Result<(Record, Probe), String> {
     let probe = Probe::start(device, generation)?;
     // In this order: what is completed between the two is counted twice, which errs to the side
     // of not suspecting; samples that agree say that nothing was.
-    let sample = || Some((probe.sectors(), device.sectors_written()?));
+    let sample = || Some((probe.completed(), device.sectors_written()?));
     let mut unseen = 0;
     for _ in 0..100 {
         let (seen, written) = sample().ok_or("the kernel does not say how much was written")?;
