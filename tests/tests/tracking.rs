@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -245,10 +245,6 @@ type Happening<'a> = Box<dyn Fn() + 'a>;
 fn any_doubt_reads_all() {
     let bench = Bench::new();
     bench.proven();
-    let pins = |device: &Device| {
-        let ((major, minor), sequence) = (device.number, device.sequence);
-        Path::new("/sys/fs/bpf/relevo").join(format!("{major}-{minor}-{sequence}"))
-    };
     let doubts: [(&str, Happening<'_>); 7] = [
         (
             "started anew",
@@ -273,8 +269,7 @@ fn any_doubt_reads_all() {
         (
             "is gone",
             Box::new(|| {
-                let pinned = pins(&bench.disk.device()).join("completed");
-                fs::remove_file(pinned).unwrap_or_else(|e| panic!("{e}"));
+                Probe::stop(&bench.disk.device()).unwrap_or_else(|e| panic!("{e}"));
             }),
         ),
         (
@@ -323,6 +318,12 @@ fn a_change_that_was_not_marked_is_an_alarm() {
         (&"proof".into(), Some(1)),
         "{report}"
     );
+    let span = 6000 * PAGE / (4 * MIB) * 4 * MIB;
+    assert_eq!(
+        tracking["unmarked"],
+        serde_json::json!([{"start": span, "end": span + 4 * MIB}]),
+        "{report}"
+    );
     let (tracking, _) = bench.proven();
     assert_eq!(tracking["read"], "all");
     let said = bench.tracking("status")["doubt"]
@@ -330,12 +331,46 @@ fn a_change_that_was_not_marked_is_an_alarm() {
         .unwrap_or_default()
         .to_string();
     assert!(said.contains("not believed"), "{said}");
+    assert!(said.contains(&format!("bytes {span}..")), "{said}");
     bench.tracking("reset");
     bench.proven();
     bench.disk.stamp(6100, 5, 8);
     assert_eq!(bench.proven().0["read"], "changes");
     bench.tracking("stop");
     assert!(Probe::open(&bench.disk.device()).is_none());
+}
+
+/// Guards against false alarms: what is written between the take and its reading differs, and is
+/// in the marks by then.
+fn a_proof_beside_a_writer_is_no_alarm() {
+    let bench = Arc::new(Bench::new());
+    bench.proven();
+    let ended = Arc::new(AtomicBool::new(false));
+    let writer = {
+        let (bench, ended) = (bench.clone(), ended.clone());
+        std::thread::spawn(move || {
+            let (device, mut state) = (bench.disk.open(), 5);
+            while !ended.load(Ordering::Relaxed) {
+                let page = dice(&mut state) % (SIZE / PAGE);
+                stamp(&device, page, 1, dice(&mut state) as u8);
+            }
+        })
+    };
+    for _ in 0..3 {
+        bench.alter(|record| record.facts.compared = None);
+        let report = bench.backup();
+        let tracking = &report["tracking"][0];
+        assert_eq!(
+            (&tracking["read"], tracking["unmarked_spans"].as_u64()),
+            (&"proof".into(), Some(0)),
+            "{report}"
+        );
+    }
+    ended.store(true, Ordering::Relaxed);
+    writer
+        .join()
+        .unwrap_or_else(|_| panic!("the writer failed"));
+    assert_eq!(bench.proven().0["read"], "changes");
 }
 
 /// Guards against images of what was: a disk's pages in memory are not those of its partitions,
@@ -398,6 +433,11 @@ fn main() {
             "a change that was not marked is an alarm",
             &needs(),
             a_change_that_was_not_marked_is_an_alarm,
+        )
+        .case_with(
+            "a proof beside a writer is no alarm",
+            &needs(),
+            a_proof_beside_a_writer_is_no_alarm,
         )
         .case_with(
             "old pages of the disk hide no write to a partition",

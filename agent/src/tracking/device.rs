@@ -85,12 +85,6 @@ impl Device {
         (tags.len() as u64, depth)
     }
 
-    /// Whether no request is with the driver now.
-    pub fn is_idle(&self) -> bool {
-        let under_way = sysfs_text(&self.sysfs.join("inflight"));
-        under_way.is_some_and(|counts| counts.split_whitespace().all(|count| count == "0"))
-    }
-
     /// Sectors written and discarded since the kernel saw the disk.
     pub fn sectors_written(&self) -> Option<u64> {
         stillness::sectors_written(&self.sysfs)

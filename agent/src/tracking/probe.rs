@@ -11,6 +11,7 @@
 //! | 6 | the disk's bytes |
 //! | 7 | *w*, a 64th of the grains' words |
 //! | 8, 9 | hardware queues, and slots for each |
+//! | 10 | sectors that were written before the programs looked at the disk |
 //! | from 16, *w* | wide marks: one bit for each word of grains, 4 MiB |
 //! | a slot each | requests under way: bit 63: completed, 24 to 61: first sector, 0 to 23: sectors |
 //! | the rest | marks: one bit for each grain, 64 KiB |
@@ -20,7 +21,8 @@
 //!
 //! What is under way while marks are taken may reach the disk after it is read, so it is marked
 //! anew. A completion that the programs did not see loses nothing therefore: its request is under
-//! way as far as they know, until the disk has nothing under way, or the slot a new request.
+//! way as far as they know, until the kernel has counted all that they know of as written, or the
+//! slot has a new request.
 
 use std::io;
 use std::path::Path;
@@ -44,6 +46,7 @@ const SIZE: usize = 6;
 const WIDE_WORDS: usize = 7;
 const QUEUES: usize = 8;
 const DEPTH: usize = 9;
+const UNSEEN: usize = 10;
 /// Where the wide marks begin.
 const HEADER: usize = 16;
 /// Where slots and marks begin depends on these. The kernel's limits are 10,240 requests a queue
@@ -85,11 +88,29 @@ impl Probe {
             words.words()[at].store(value, SeqCst);
         }
         programs.add(number_of(device), &map)?;
-        Ok(Self {
+        let probe = Self {
             words,
             device: device.clone(),
             _programs: programs,
-        })
+        };
+        probe.note_unseen()?;
+        Ok(probe)
+    }
+
+    /// Notes what was written before.
+    fn note_unseen(&self) -> Result<(), String> {
+        // In this order: what is completed between the two is counted twice, which errs to the
+        // side of not suspecting; samples that agree say that nothing was.
+        let sample = || Some((self.told(SECTORS), self.device.sectors_written()?));
+        for _ in 0..100 {
+            let (seen, written) = sample().ok_or("the kernel does not say how much was written")?;
+            let unseen = written.saturating_sub(seen);
+            self.words.words()[UNSEEN].store(unseen, SeqCst);
+            if sample() == Some((seen, written)) {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// The one at work, when all of it is there.
@@ -130,12 +151,12 @@ impl Probe {
         // In this order: what is completed between the two is counted twice.
         let under_way = self.slots().iter().filter_map(under_way);
         let under_way: u64 = under_way.map(|(_, slot)| slot & 0xff_ffff).sum();
-        self.completed() + under_way
+        self.told(SECTORS) + under_way
     }
 
-    /// Sectors of requests that it saw completed.
-    pub fn completed(&self) -> u64 {
-        self.told(SECTORS)
+    /// Sectors that were written before it saw any.
+    pub fn unseen(&self) -> u64 {
+        self.told(UNSEEN)
     }
 
     /// Requests whose completion it did not see, but what came after it.
@@ -181,8 +202,10 @@ impl Probe {
         if slots.is_empty() {
             return;
         }
-        // What was under way before the disk was idle is done, whether or not that was seen.
-        let done = self.device.is_idle();
+        // The kernel counts what is completed, whether or not that was seen.
+        let under_way: u64 = slots.iter().map(|(_, slot)| slot & 0xff_ffff).sum();
+        let known = self.told(UNSEEN) + self.told(SECTORS) + under_way;
+        let done = self.device.sectors_written() == Some(known);
         for (at, slot) in slots {
             let (first, count) = ((slot >> 24) & SECTOR_BITS, slot & 0xff_ffff);
             if !done {

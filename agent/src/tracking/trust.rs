@@ -130,24 +130,13 @@ fn resumed(record: &Record, device: &Device, boot: &str, dir: &Path) -> Option<R
 fn anew(device: &Device, boot: String) -> Result<(Record, Probe), String> {
     let generation = u64::from_le_bytes(relevo_wire::id::random_bytes());
     let probe = Probe::start(device, generation)?;
-    // In this order: what is completed between the two is counted twice, which errs to the side
-    // of not suspecting; samples that agree say that nothing was.
-    let sample = || Some((probe.completed(), device.sectors_written()?));
-    let mut unseen = 0;
-    for _ in 0..100 {
-        let (seen, written) = sample().ok_or("the kernel does not say how much was written")?;
-        unseen = written.saturating_sub(seen);
-        if sample() == Some((seen, written)) {
-            break;
-        }
-    }
     let facts = Facts {
         identity: device.identity(),
         size: device.size,
         boot,
         sequence: device.sequence,
         generation,
-        unseen,
+        unseen: probe.unseen(),
         base: None,
         making: None,
         compared: None,
