@@ -17,12 +17,13 @@ use tokio::sync::mpsc;
 
 use crate::AgentError;
 use crate::cache::{Cache, Scope};
+use crate::consistency::Holding;
 use crate::disk::Disk;
-use crate::pipeline::{Counters, Imaged, Pipeline, PipelineError, Run};
+use crate::pipeline::{Counters, Imaged, Pace, Pipeline, PipelineError, Run};
 use crate::report::{BackupReport, DiskTracking};
 use crate::seal::UnderWay;
 use crate::stop::Stop;
-use crate::tracking::{Basis, Tracking};
+use crate::tracking::Tracking;
 use crate::uplink::{Committed, Dial, Link, Patience, Uplink, UplinkError};
 
 /// Sealed chunks between the workers and the uplink: at most 4 MiB.
@@ -52,6 +53,9 @@ pub struct BackupRun {
     /// Where it is kept what was written to the disks since their last images. With none, disks
     /// are read whole and compared.
     pub tracking: Option<PathBuf>,
+    /// How the server is held still for an image of one instant. Only disks of the server itself
+    /// whose writes are tracked can be.
+    pub holding: Holding,
     /// Threads that read and seal. With none, each part is done before the next begins: all is
     /// read and sealed into memory, then sent, then remembered. That suits small disks, and
     /// whoever wants the same steps every time.
@@ -130,7 +134,8 @@ impl BackupRun {
         from_scratch: bool,
     ) -> Result<Attempt, AgentError> {
         let (started, point) = (Timestamp::now(), PointId::random());
-        let (imaged, cache, mut tracked) = self.image(uplink, disks, from_scratch, point).await?;
+        let (mut imaged, cache) = self.image(uplink, disks, from_scratch, point).await?;
+        let mut tracked = std::mem::take(&mut imaged.tracked);
         let mut chosen = Vec::new();
         for ((tracking, disk), differing) in
             tracked.iter_mut().zip(disks.iter()).zip(&imaged.differing)
@@ -156,7 +161,7 @@ impl BackupRun {
         disks: &Arc<Vec<Disk>>,
         from_scratch: bool,
         point: PointId,
-    ) -> Result<(Imaged, Cache, Vec<Tracking>), AgentError> {
+    ) -> Result<(Imaged, Cache), AgentError> {
         let (vault, epoch) = uplink.link().vault();
         let scope = Scope {
             vault,
@@ -175,7 +180,6 @@ impl BackupRun {
             cache.clear().map_err(failed)?;
         }
         let tracked = self.track(disks, &cache, point);
-        let bases: Vec<Basis> = tracked.iter().map(|t| t.basis().clone()).collect();
         let inventory =
             serde_json::to_vec(&self.inventory).map_err(|e| AgentError::Internal(e.to_string()))?;
         let alone = self.workers == 0;
@@ -190,6 +194,7 @@ impl BackupRun {
                 counters: self.counters.clone(),
                 scratch: self.cache.with_extension("leaves"),
                 halt: halt.clone(),
+                pace: Pace::default(),
             },
             self.workers,
             &cache,
@@ -197,8 +202,8 @@ impl BackupRun {
             offers,
         )
         .map_err(failed)?;
-        let shared = disks.clone();
-        let read = move || pipeline.run(&shared, &bases, &inventory, MAX_CHUNK);
+        let (shared, holding) = (disks.clone(), self.holding.clone());
+        let read = move || pipeline.run(&shared, tracked, &holding, &inventory, MAX_CHUNK);
         let record = move || {
             cache.record(&mut recorded, |chunk| under_way.remove(chunk));
             cache
@@ -233,7 +238,7 @@ impl BackupRun {
             (Err(PipelineError::UplinkGone(gone)), Ok(())) => {
                 Err(AgentError::Internal(gone.to_string()))
             }
-            (Ok(imaged), Ok(())) => Ok((imaged, cache, tracked)),
+            (Ok(imaged), Ok(())) => Ok((imaged, cache)),
         }
     }
 
@@ -257,16 +262,14 @@ impl BackupRun {
         point: PointId,
     ) -> Result<Attempt, AgentError> {
         let finished = Timestamp::now();
-        let mut consistency = Consistency::Offline;
-        for disk in disks {
-            if disk.consistency()? != Consistency::Offline {
-                tracing::warn!(
-                    "{} was written while it was read: the image holds blocks of several moments",
-                    disk.path().display()
-                );
-                consistency = Consistency::Fuzzy;
-            }
+        let Imaged {
+            consistency, held, ..
+        } = imaged;
+        if consistency == Consistency::Fuzzy {
+            let reasons = held.reasons.join("; ");
+            tracing::warn!("the image holds blocks of several moments: {reasons}");
         }
+        let taken = held.instant.unwrap_or(started);
         let c = &self.counters;
         let totals = RunTotals {
             disk: disks.iter().map(Disk::size).sum(),
@@ -295,14 +298,13 @@ impl BackupRun {
             agent: concat!("relevo-agent ", env!("CARGO_PKG_VERSION")).into(),
             started,
             finished,
-            held: None,
+            held: Some(held),
         };
-        let survey = imaged.survey;
         let public = PublicManifest {
             version: MANIFEST_VERSION,
             server: self.server,
             point,
-            taken: started,
+            taken,
             roots: Vec::new(),
             inventory: Vec::new(),
             totals,
@@ -314,16 +316,13 @@ impl BackupRun {
                 if let Err(error) = cache.promote(point, disks.iter().map(Disk::name)) {
                     tracing::warn!("cache: {error}; the next run takes longer");
                 }
-                let report = BackupReport::new(
-                    self.server,
-                    point,
-                    started,
-                    totals,
-                    stored,
-                    consistency,
-                    Timestamp::now().since(started),
-                );
-                Ok(Attempt::Done(Box::new(report.with_survey(survey))))
+                let took = Timestamp::now().since(started);
+                let report = BackupReport::new(self.server, point, taken, totals, stored, took);
+                let report = report.with_survey(imaged.survey);
+                let held = body.held.unwrap_or_default();
+                Ok(Attempt::Done(Box::new(
+                    report.with_consistency(consistency, held),
+                )))
             }
         }
     }

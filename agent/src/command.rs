@@ -11,14 +11,18 @@ use serde::Serialize;
 
 use crate::AgentError;
 use crate::backup::BackupRun;
+use crate::consistency::{Freezing, Holding, MAX_FREEZE, watch};
 use crate::disk::{Disk, DiskArgument};
 use crate::enroll::{EnrollRequest, enroll, renewed};
+use crate::hooks;
+use crate::hooks_command::{self, HooksArgs};
 use crate::inventory;
 use crate::pipeline::Counters;
 use crate::progress;
 use crate::report::InventoryPage;
 use crate::state::{DEFAULT_DIR, StateDir};
 use crate::stop::Stop;
+use crate::thaw_command::{self, ThawArgs};
 use crate::tracking_command::{self, TrackingArgs};
 use crate::uplink::{Patience, VaultDial};
 
@@ -49,6 +53,11 @@ enum Command {
     Keys(KeysArgs),
     Inventory(InventoryArgs),
     Tracking(TrackingArgs),
+    Hooks(HooksArgs),
+    Thaw(ThawArgs),
+    /// Hold file systems frozen for a backup; started by it.
+    #[command(hide = true)]
+    HoldFrozen,
     /// Print completions for a shell.
     ///
     /// For bash: relevo-agent completions bash > /etc/bash_completion.d/relevo-agent
@@ -109,12 +118,51 @@ struct BackupArgs {
     /// Read all of every disk, and do not have the kernel mark what is written from now on.
     #[arg(long)]
     no_tracking: bool,
+    #[command(flatten)]
+    holding: HoldingArgs,
     /// Read blocks that no file system uses, too. Without it they are zeros in the image.
     #[arg(long)]
     all_blocks: bool,
     /// Print the result as one line of JSON.
     #[arg(long)]
     json: bool,
+}
+
+/// How the server is held still for an image of one instant.
+#[derive(Args)]
+struct HoldingArgs {
+    /// Seconds for which file systems are frozen at most; 1 to 60.
+    #[arg(long, value_name = "SECONDS", default_value_t = MAX_FREEZE.as_secs(),
+          value_parser = clap::value_parser!(u64).range(1..=60))]
+    max_freeze: u64,
+    /// Do not freeze file systems: the image is as after a power cut, if it can be had of one
+    /// instant at all.
+    #[arg(long)]
+    no_freeze: bool,
+    /// Do not run the hooks that make applications ready.
+    #[arg(long)]
+    no_hooks: bool,
+    /// Where hooks are.
+    #[arg(long, value_name = "DIR", default_value = hooks::DIR)]
+    hooks: PathBuf,
+    /// Seconds that one hook may take.
+    #[arg(long, value_name = "SECONDS", default_value_t = hooks::LIMIT.as_secs(),
+          value_parser = clap::value_parser!(u64).range(1..=3600))]
+    hook_limit: u64,
+}
+
+impl HoldingArgs {
+    fn holding(&self, state: &StateDir) -> Holding {
+        let hooks = || hooks_command::of(state, &self.hooks, self.hook_limit, self.max_freeze);
+        Holding {
+            freeze: (!self.no_freeze).then(|| Freezing {
+                program: "/proc/self/exe".into(),
+                note: state.frozen(),
+            }),
+            limit: std::time::Duration::from_secs(self.max_freeze),
+            hooks: (!self.no_hooks).then(hooks),
+        }
+    }
 }
 
 /// Take newer sealing keys of the same tenant, after 'relevo-recover keys rotate'.
@@ -159,6 +207,9 @@ impl Cli {
             Command::Keys(args) => run_keys(args),
             Command::Inventory(args) => run_inventory(&args),
             Command::Tracking(args) => tracking_command::run(args),
+            Command::Hooks(args) => hooks_command::run(args),
+            Command::Thaw(args) => thaw_command::run(&args),
+            Command::HoldFrozen => watch::run().map_err(AgentError::Guard),
             Command::Completions { shell } => {
                 let mut page = Vec::new();
                 clap_complete::generate(shell, &mut Self::command(), "relevo-agent", &mut page);
@@ -192,9 +243,9 @@ fn run_backup(args: BackupArgs) -> Result<(), AgentError> {
     let state = StateDir::new(args.state);
     let enrolled = state.read()?;
     let _lock = state.lock()?;
+    thaw_command::before_a_run(&state)?;
     let mut disks = inventory::open_disks(&args.disks)?;
     for disk in &mut disks {
-        warn_if_mounted(disk);
         if args.all_blocks {
             disk.read_all_blocks();
         }
@@ -215,6 +266,7 @@ fn run_backup(args: BackupArgs) -> Result<(), AgentError> {
         inventory: found,
         cache: state.cache(),
         tracking: (!args.no_tracking).then(|| state.tracking()),
+        holding: args.holding.holding(&state),
         workers: std::thread::available_parallelism().map_or(2, |n| n.get().min(MAX_WORKERS)),
         limits: UploadLimits::default(),
         patience: Patience::default(),
@@ -278,16 +330,6 @@ fn run_inventory(args: &InventoryArgs) -> Result<(), AgentError> {
     }
 }
 
-fn warn_if_mounted(disk: &Disk) {
-    if let Some(target) = disk.mounted_writable() {
-        tracing::warn!(
-            "{} is mounted for writing at {target}: the image will hold blocks of several \
-             moments; unmount it, stop its services or image a snapshot to avoid that",
-            disk.path().display()
-        );
-    }
-}
-
 /// A vault that is minutes off gives recovery points misleading times.
 fn warn_if_clocks_differ(ahead: i64) {
     if ahead.abs() > 60_000 {
@@ -321,7 +363,10 @@ fn manual() -> Vec<u8> {
     command.build();
     // Writing to memory does not fail.
     let _ = clap_mangen::Man::new(command.clone()).render(&mut page);
-    for sub in command.get_subcommands().filter(|s| s.get_name() != "help") {
+    for sub in command
+        .get_subcommands()
+        .filter(|s| s.get_name() != "help" && !s.is_hide_set())
+    {
         let _ = writeln!(page, ".SH \"COMMAND {}\"", sub.get_name().to_uppercase());
         let man = clap_mangen::Man::new(sub.clone());
         let mut body = Vec::new();
@@ -359,7 +404,15 @@ mod tests {
     fn the_definition_is_sound_and_the_manual_names_every_command() {
         Cli::command().debug_assert();
         let page = String::from_utf8_lossy(&manual()).into_owned();
-        for name in ["ENROLL", "BACKUP", "KEYS", "INVENTORY", "TRACKING"] {
+        for name in [
+            "ENROLL",
+            "BACKUP",
+            "KEYS",
+            "INVENTORY",
+            "TRACKING",
+            "HOOKS",
+            "THAW",
+        ] {
             assert!(page.contains(&format!("COMMAND {name}")), "{name}");
         }
     }

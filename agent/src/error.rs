@@ -10,6 +10,7 @@ use relevo_wire::key::KeyError;
 use relevo_wire::manifest::ManifestError;
 
 use crate::disk::DiskError;
+use crate::hooks::ready::ReadyError;
 use crate::stop::INTERRUPTED;
 use crate::uplink::UplinkError;
 
@@ -98,6 +99,23 @@ pub enum AgentError {
         "the vault says that {0} chunks of the image are missing, although it acknowledged them"
     )]
     Incomplete(usize),
+    /// A file system that an earlier run froze cannot be thawed.
+    #[error("{mounted} may be frozen, and cannot be thawed: {reason}")]
+    LeftFrozen {
+        /// Where it is mounted.
+        mounted: String,
+        /// Why.
+        reason: String,
+    },
+    /// A ready hook cannot be enabled or disabled.
+    #[error(transparent)]
+    Hook(#[from] ReadyError),
+    /// So many hooks failed when they were tried.
+    #[error("{0} hooks failed")]
+    HooksFailed(usize),
+    /// The guard of frozen file systems failed.
+    #[error("the guard of frozen file systems: {0}")]
+    Guard(io::Error),
     /// Asked to end before there was a recovery point.
     #[error("interrupted: no recovery point was made")]
     Interrupted,
@@ -165,6 +183,22 @@ impl AgentError {
             Self::Incomplete(_) => {
                 "run 'relevo-vault verify' at the vault: it loses what it stored".into()
             }
+            Self::LeftFrozen { mounted, .. } => {
+                format!("run 'fsfreeze --unfreeze {mounted}' as root")
+            }
+            Self::Hook(ReadyError::Unknown(_)) => "'relevo-agent hooks list' names them".into(),
+            Self::Hook(ReadyError::NoUnit | ReadyError::NotAUnit(_)) => {
+                "name it: --unit NAME.service".into()
+            }
+            Self::Hook(ReadyError::Another(path)) => {
+                format!(
+                    "remove {} first if it is not wanted any more",
+                    path.display()
+                )
+            }
+            Self::Hook(ReadyError::Write { .. }) => "run this as root".into(),
+            Self::HooksFailed(_) => "'relevo-agent -v hooks test' shows what they say".into(),
+            Self::Guard(_) => "it is started by 'relevo-agent backup' and by nobody else".into(),
             Self::Interrupted => {
                 "run the backup again when you want: what has arrived is not sent again".into()
             }

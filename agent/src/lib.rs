@@ -13,6 +13,8 @@
 //! * [`disk`], [`span`]: what is read, in spans of 4 MiB, without holes; [`stillness`]: whether
 //!   it stood still.
 //! * [`tracking`]: what was written since the last image, as the kernel saw it.
+//! * [`consistency`]: how the server is held still for an instant; [`hooks`]: how applications are
+//!   made ready for it.
 //! * [`used`]: which blocks are in use, by the disk's own structures.
 //! * [`seal`]: one span to one leaf of the index; [`pipeline`]: one disk to one root, with its
 //!   [`leaves`] in a file meanwhile.
@@ -29,16 +31,19 @@
 //! * No recovery point comes of a disk that could not be read whole.
 //! * Memory does not depend on the size of the disks. With *n* workers, at most: *n* × 6 MiB of
 //!   spans and compressors, 4 MiB of sealed chunks between workers and uplink, 48 MiB of them
-//!   in the uplink (and at most 65,536 chunks), 2 MiB of pages for each of *n* + 1 cache
+//!   in the uplink (and at most 65,536 chunks), 24 MiB of what was read in the instant, 2 MiB of pages for each of *n* + 1 cache
 //!   connections, one open index node per level, and maps of what is in use: 8 MiB for each
 //!   disk, twice that and at most 32 MiB more while it is looked at.
 
 pub mod backup;
 pub mod cache;
 pub mod command;
+pub mod consistency;
 pub mod disk;
 pub mod enroll;
 pub mod error;
+pub mod hooks;
+mod hooks_command;
 pub mod inventory;
 pub mod leaves;
 pub mod pipeline;
@@ -49,6 +54,7 @@ pub mod span;
 pub mod state;
 pub mod stillness;
 pub mod stop;
+mod thaw_command;
 pub mod tracking;
 mod tracking_command;
 pub mod uplink;

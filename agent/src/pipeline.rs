@@ -1,42 +1,52 @@
 //! One disk to the root of its index: workers over spans, their results back in disk order.
 //!
-//! What is not in use is not read. On a disk that is written meanwhile more may be in use when
-//! its end is reached: then it is looked at anew, and spans with blocks that came into use are
-//! read again, before the tree above the leaves is built.
+//! What is not in use is not read. A disk that is written meanwhile holds other blocks, and more of
+//! them in use, when its end is reached. So what was written or came into use since is read again,
+//! before the tree above the leaves is built.
+//!
+//! ```text
+//!  pass: all spans ─► rounds: what was written meanwhile ─► instant: file systems frozen
+//!                        ▲             │                       last: what is due, into memory
+//!                        └─────────────┘                       thawed: sealed, offered
+//!                                                           ─► tree
+//! ```
 //!
 //! A worker does all of a span (read, hash, cut, seal), so that its bytes stay in one
 //! processor's cache; only references come back. Workers may run ahead of the slowest by
 //! 1024 spans, which bounds what waits to be put in order. A single worker needs no thread.
 
+mod instant;
+mod last;
 mod order;
+mod pass;
 mod queue;
+mod rounds;
 
 use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::sync_channel;
-use std::sync::{Arc, Mutex, PoisonError};
 
-use relevo_wire::index::{ChunkRef, SPAN, TreeBuilder};
+use relevo_wire::index::{ChunkRef, TreeBuilder};
 use relevo_wire::key::TenantSecret;
-use relevo_wire::manifest::Consistency;
+use relevo_wire::manifest::{Consistency, Held};
 use tokio::sync::mpsc;
 
-use order::{InOrder, Spans};
-use queue::{Queue, StopOnPanic};
+use order::Spans;
+use rounds::Reading;
+
+pub use rounds::Pace;
 
 use crate::cache::{Cache, Fact};
+use crate::consistency::Holding;
 use crate::disk::{Disk, DiskError};
 use crate::leaves::Leaves;
-use crate::seal::{Offer, SealedSpan, Sealer, UnderWay, UplinkGone};
-use crate::span::{self, SpanReader};
+use crate::seal::{Offer, Sealer, UnderWay, UplinkGone};
+use crate::span;
 use crate::stop::Stop;
-use crate::tracking::Basis;
-use crate::used::{self, DiskSource, Survey, UsedMap};
-
-/// How often what came into use meanwhile is looked for.
-const ROUNDS: usize = 3;
+use crate::tracking::Tracking;
+use crate::used::{self, DiskSource, Survey};
 
 /// Why a disk did not become an image.
 #[derive(Debug, thiserror::Error)]
@@ -103,6 +113,8 @@ pub struct Run {
     /// Set by whoever takes no more offers: over a disk that did not change nothing is offered,
     /// which would tell.
     pub halt: Stop,
+    /// How fast the disks are read.
+    pub pace: Pace,
 }
 
 impl Pipeline {
@@ -136,83 +148,54 @@ impl Pipeline {
         })
     }
 
-    /// Images the disks one after the other, each with what may be believed of its changes, then
-    /// seals `inventory` in pieces of `piece` bytes.
+    /// Images the disks one after the other, each by what may be believed of its changes, then
+    /// brings them to one instant, and seals `inventory` in pieces of `piece` bytes.
     pub fn run(
         mut self,
         disks: &[Disk],
-        bases: &[Basis],
+        tracked: Vec<Tracking>,
+        holding: &Holding,
         inventory: &[u8],
         piece: usize,
     ) -> Result<Imaged, PipelineError> {
-        let mut imaged = Imaged {
-            survey: self.run.survey(disks),
-            ..Imaged::default()
-        };
-        let mut all_leaves = Vec::new();
-        for ((disk, basis), used) in disks.iter().zip(bases).zip(&imaged.survey.maps) {
+        let all: Vec<_> = disks.iter().collect();
+        let mut survey = self.run.survey(&all);
+        let mut readings = Vec::new();
+        for (disk, tracking) in disks.iter().zip(tracked) {
             let leaves = Leaves::new(&self.run.scratch, span::count(disk.size()))?;
-            let source = Source::new(disk, basis, used);
-            let spans = Spans::All(span::count(disk.size()));
-            self.run
-                .image(&source, &spans, &mut self.sealers, &leaves)?;
-            imaged.differing.push(source.into_differing());
-            all_leaves.push(leaves);
+            readings.push(Reading::new(disk, tracking, leaves));
         }
-        self.catch_up(disks, bases, &mut imaged.survey, &all_leaves)?;
-        for (disk, leaves) in disks.iter().zip(all_leaves) {
-            imaged.roots.push(self.tree(disk, &leaves)?);
+        for (one, used) in readings.iter_mut().zip(&survey.maps) {
+            one.differing = {
+                let source = one.first_source(used);
+                let spans = Spans::All(span::count(one.disk.size()));
+                let sealers = &mut self.sealers;
+                self.run.image(&source, &spans, sealers, &one.leaves)?;
+                source.into_differing()
+            };
         }
+        let (consistency, held) = self.to_an_instant(&mut readings, &mut survey, holding)?;
+        let mut roots = Vec::new();
+        for one in &readings {
+            roots.push(self.tree(one.disk, &one.leaves)?);
+        }
+        let mut pieces = Vec::new();
         for part in inventory.chunks(piece) {
             let chunk = self.nodes.seal_data(part)?;
-            imaged.inventory.push((chunk, part.len() as u32));
+            pieces.push((chunk, part.len() as u32));
         }
-        Ok(imaged)
-    }
-
-    /// Reads spans again in which blocks came into use since they were read: metadata that were
-    /// read later may refer to them.
-    fn catch_up(
-        &mut self,
-        disks: &[Disk],
-        bases: &[Basis],
-        survey: &mut Survey,
-        all_leaves: &[Leaves],
-    ) -> Result<(), PipelineError> {
-        for _ in 0..ROUNDS {
-            let still = |disk: &Disk| matches!(disk.consistency(), Ok(Consistency::Offline));
-            if survey.free_bytes() == 0 || disks.iter().all(still) {
-                return Ok(());
-            }
-            let now = self.run.survey(disks);
-            let mut caught_up = true;
-            for (at, (disk, basis)) in disks.iter().zip(bases).enumerate() {
-                let since = now.maps[at].used_since(&survey.maps[at]);
-                if since.is_empty() {
-                    continue;
-                }
-                caught_up = false;
-                survey.maps[at] = survey.maps[at].union(&now.maps[at]);
-                let spans = Spans::these(&since);
-                tracing::info!(
-                    "{}: blocks in {} spans came into use while it was read: reading them again",
-                    disk.path().display(),
-                    spans.count()
-                );
-                let mut source = Source::new(disk, basis, &survey.maps[at]);
-                source.again = true;
-                let leaves = &all_leaves[at];
-                self.run.image(&source, &spans, &mut self.sealers, leaves)?;
-            }
-            if caught_up {
-                return Ok(());
-            }
-        }
-        tracing::warn!(
-            "blocks come into use faster than the disks are read: what was written at the end of \
-             the run may be missing in the image"
-        );
-        Ok(())
+        Ok(Imaged {
+            roots,
+            survey,
+            differing: readings
+                .iter_mut()
+                .map(|one| std::mem::take(&mut one.differing))
+                .collect(),
+            tracked: readings.into_iter().map(|one| one.tracking).collect(),
+            consistency,
+            held,
+            inventory: pieces,
+        })
     }
 
     /// The root of the tree above leaves.
@@ -228,161 +211,20 @@ impl Pipeline {
     }
 }
 
-/// A disk that is imaged.
-struct Source<'a> {
-    disk: &'a Disk,
-    name: Arc<str>,
-    basis: &'a Basis,
-    used: &'a UsedMap,
-    /// Whether its spans were read in this run before.
-    again: bool,
-    /// Numbers of spans that changed though nothing said so.
-    differing: Mutex<Vec<u64>>,
-}
-
-impl<'a> Source<'a> {
-    fn new(disk: &'a Disk, basis: &'a Basis, used: &'a UsedMap) -> Self {
-        Self {
-            disk,
-            name: disk.name().into(),
-            basis,
-            used,
-            again: false,
-            differing: Mutex::default(),
-        }
-    }
-
-    /// Where the spans lie that changed though nothing said so, in the disk's order.
-    fn into_differing(self) -> Vec<Range<u64>> {
-        let spans = self.differing.into_inner();
-        let mut spans = spans.unwrap_or_else(PoisonError::into_inner);
-        spans.sort_unstable();
-        let bytes = |span: u64| span * SPAN..(span * SPAN + SPAN).min(self.disk.size());
-        spans.into_iter().map(bytes).collect()
-    }
-}
-
 impl Run {
-    fn survey(&self, disks: &[Disk]) -> Survey {
-        if disks.iter().any(Disk::reads_all_blocks) {
+    fn survey(&self, disks: &[&Disk]) -> Survey {
+        if disks.iter().any(|disk| disk.reads_all_blocks()) {
             return Survey::none(disks.len());
         }
         let sources = disks
             .iter()
-            .map(|d| (d, DiskSource::new(d).until(&self.halt)));
+            .map(|d| (*d, DiskSource::new(d).until(&self.halt)));
         let sources: Vec<_> = sources.collect();
         let sources = sources
             .iter()
             .map(|(d, source)| (d.name(), source as &dyn used::Source));
         used::survey(&sources.collect::<Vec<_>>())
     }
-
-    fn image(
-        &self,
-        source: &Source<'_>,
-        spans: &Spans,
-        sealers: &mut [Sealer],
-        leaves: &Leaves,
-    ) -> Result<(), PipelineError> {
-        let mut order = InOrder::new(self, &source.name, spans, leaves);
-        if let [sealer] = sealers {
-            let mut reader = SpanReader::default();
-            for at in 0..spans.count() {
-                let sealed = self.one_span(source, spans.number(at), &mut reader, sealer)?;
-                order.push(at, sealed)?;
-            }
-            return Ok(());
-        }
-        let queue = Queue::new(spans.count());
-        let (results, received) = sync_channel(sealers.len() * 4);
-        std::thread::scope(|scope| {
-            for sealer in sealers {
-                let (queue, results) = (&queue, results.clone());
-                scope.spawn(move || {
-                    let _guard = StopOnPanic(queue);
-                    let mut reader = SpanReader::default();
-                    while let Some(at) = queue.take() {
-                        let number = spans.number(at);
-                        let result = self.one_span(source, number, &mut reader, sealer);
-                        let failed = result.is_err();
-                        if results.send((at, result)).is_err() || failed {
-                            return;
-                        }
-                    }
-                });
-            }
-            drop(results);
-            let _guard = StopOnPanic(&queue);
-            let collected = collect(received, &queue, &mut order);
-            // Whoever waits for its turn after a failure must not wait for ever.
-            queue.stop();
-            collected
-        })
-    }
-
-    fn one_span(
-        &self,
-        source: &Source<'_>,
-        number: u64,
-        reader: &mut SpanReader,
-        sealer: &mut Sealer,
-    ) -> Result<SealedSpan, PipelineError> {
-        if self.halt.is_set() {
-            return Err(UplinkGone.into());
-        }
-        let Source {
-            disk, name, used, ..
-        } = source;
-        if source.again {
-            let span = reader.read(disk, used, number)?;
-            Counters::add(&self.counters.read, span.read);
-            return Ok(sealer.seal_again(&span)?);
-        }
-        let bytes = number * SPAN..(number * SPAN + SPAN).min(disk.size());
-        if let Some(marked) = source.basis.trusted()
-            && !marked.touch(bytes.clone())
-            && let shape = reader.shape(disk, used, number)?
-            && let Some(sealed) = sealer.unchanged(name, number, shape)
-        {
-            Counters::add(&self.counters.done, bytes.end - bytes.start);
-            return Ok(sealed);
-        }
-        let span = reader.read(disk, used, number)?;
-        let sealed = sealer.seal(name, &span)?;
-        if let Some(marked) = source.basis.to_prove()
-            && sealed.differs
-            && !marked.touch(bytes)
-        {
-            let differing = source.differing.lock();
-            let mut differing = differing.unwrap_or_else(PoisonError::into_inner);
-            differing.push(number);
-        }
-        Counters::add(&self.counters.done, span.length);
-        Counters::add(&self.counters.read, span.read);
-        if sealed.changed {
-            // Holes of a sparse image never were data; a zeroed span did change.
-            let changed = if sealed.leaf.is_some() {
-                span.read
-            } else {
-                span.length
-            };
-            Counters::add(&self.counters.changed, changed);
-        }
-        Ok(sealed)
-    }
-}
-
-/// Takes spans as workers finish them.
-fn collect(
-    received: std::sync::mpsc::Receiver<(u64, Result<SealedSpan, PipelineError>)>,
-    queue: &Queue,
-    order: &mut InOrder<'_>,
-) -> Result<(), PipelineError> {
-    for (at, result) in received {
-        order.push(at, result?)?;
-        queue.advance(order.head);
-    }
-    Ok(())
 }
 
 /// Runs a step of the tree and offers the nodes that it completes.
@@ -400,7 +242,6 @@ fn emit(
 }
 
 /// What came of the disks.
-#[derive(Debug, Default)]
 pub struct Imaged {
     /// Root of each disk's index, in order; none when it is all zeros.
     pub roots: Vec<Option<ChunkRef>>,
@@ -409,6 +250,12 @@ pub struct Imaged {
     /// Spans of each disk that differ from the last image though they were not marked when the
     /// run began, in bytes.
     pub differing: Vec<Vec<Range<u64>>>,
+    /// What was written to each disk is marked by these still.
+    pub tracked: Vec<Tracking>,
+    /// Of what moment the image is.
+    pub consistency: Consistency,
+    /// How that was brought about.
+    pub held: Held,
     /// Pieces of the inventory and their lengths.
     pub inventory: Vec<(ChunkRef, u32)>,
 }

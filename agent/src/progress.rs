@@ -53,12 +53,47 @@ impl Drop for Progress {
     }
 }
 
+/// Log lines that wait, while nothing may be written: standard error may be a file.
+static WAITING: Mutex<Option<Vec<u8>>> = Mutex::new(None);
+/// Most bytes of them.
+const MOST_WAITING: usize = 64 << 10;
+
+fn waiting() -> MutexGuard<'static, Option<Vec<u8>>> {
+    WAITING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Has log lines wait until the guard is dropped. What is over 64 KiB of them is lost.
+pub fn hold_log() -> HeldLog {
+    waiting().get_or_insert_default();
+    HeldLog
+}
+
+/// Writes the lines that waited when dropped.
+#[must_use]
+pub struct HeldLog;
+
+impl Drop for HeldLog {
+    fn drop(&mut self) {
+        // Whoever writes looks there too.
+        let lines = waiting().take();
+        if let Some(lines) = lines {
+            // There is nobody to tell of it.
+            let _ = LogOutput.write_all(&lines);
+        }
+    }
+}
+
 /// Standard error for log lines: the bar is taken away for each and drawn again below it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LogOutput;
 
 impl Write for LogOutput {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if let Some(lines) = waiting().as_mut() {
+            let room = MOST_WAITING.saturating_sub(lines.len());
+            lines.extend_from_slice(&line[..line.len().min(room)]);
+            return Ok(line.len());
+        }
         let bar = shown().clone();
         match bar {
             Some(bar) => bar.suspend(|| io::stderr().write_all(line))?,

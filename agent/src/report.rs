@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use indicatif::HumanBytes;
 use relevo_wire::inventory::{Inventory, InventoryDisk};
-use relevo_wire::manifest::{Consistency, RunTotals};
+use relevo_wire::manifest::{Consistency, Held, RunTotals};
 use relevo_wire::{PointId, ServerId, Timestamp};
 use serde::Serialize;
 
@@ -25,6 +25,9 @@ pub struct BackupReport {
     pub taken: Timestamp,
     /// How the disks were held still.
     pub consistency: Consistency,
+    /// What was done for that, and why it is no better.
+    #[serde(flatten)]
+    pub held: Held,
     /// Bytes of the disks.
     pub disk_bytes: u64,
     /// Bytes read.
@@ -92,14 +95,14 @@ impl BackupReport {
         taken: Timestamp,
         totals: RunTotals,
         stored: u64,
-        consistency: Consistency,
         duration: Duration,
     ) -> Self {
         Self {
             server,
             point,
             taken,
-            consistency,
+            consistency: Consistency::Offline,
+            held: Held::default(),
             disk_bytes: totals.disk,
             read_bytes: totals.read,
             changed_bytes: totals.changed,
@@ -110,6 +113,15 @@ impl BackupReport {
             duration_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
             tracking: Vec::new(),
             areas: Vec::new(),
+        }
+    }
+
+    /// With how still the disks were held.
+    pub fn with_consistency(self, consistency: Consistency, held: Held) -> Self {
+        Self {
+            consistency,
+            held,
+            ..self
         }
     }
 
@@ -139,6 +151,14 @@ impl fmt::Display for BackupReport {
         }
         let seconds = Duration::from_millis(self.duration_ms).as_secs_f64();
         write!(f, "  {:<8} {seconds:>10.1} s", "took")?;
+        write!(f, "\n  consistency: {}", self.consistency)?;
+        if !self.held.frozen.is_empty() {
+            let (count, ms) = (self.held.frozen.len(), self.held.freeze_ms);
+            write!(f, ", {count} file systems frozen for {ms} ms")?;
+        }
+        for reason in &self.held.reasons {
+            write!(f, "\n    {reason}")?;
+        }
         self.tracking
             .iter()
             .try_for_each(|disk| write!(f, "\n{disk}"))

@@ -1,5 +1,7 @@
 //! One span becomes one leaf of the index: what is known is passed by, the rest is cut and sealed.
 
+mod held;
+
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -12,6 +14,8 @@ use tokio::sync::mpsc;
 
 use crate::cache::{CacheReader, KnownSpan};
 use crate::span::{Content, Span, is_zero};
+
+pub use held::HeldSpan;
 
 /// A chunk for the vault, if it has it not.
 #[derive(Clone, Debug)]

@@ -29,6 +29,16 @@ pub struct Span<'a> {
     pub content: Content<'a>,
 }
 
+impl Span<'_> {
+    /// All its bytes.
+    pub fn into_bytes(self) -> Vec<u8> {
+        match self.content {
+            Content::Zero => vec![0; self.length as usize],
+            Content::Data(bytes) => bytes.to_vec(),
+        }
+    }
+}
+
 /// Number of spans of a disk of `size` bytes.
 pub fn count(size: u64) -> u64 {
     size.div_ceil(SPAN)

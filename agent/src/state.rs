@@ -54,6 +54,16 @@ impl StateDir {
         self.0.join("tracking")
     }
 
+    /// What a run is about to freeze.
+    pub fn frozen(&self) -> PathBuf {
+        self.0.join("frozen.json")
+    }
+
+    /// For what hooks have to tell each other.
+    pub fn hooks_scratch(&self) -> PathBuf {
+        self.0.join("hooks")
+    }
+
     /// Takes the lock for one run; it ends with the process, however that ends.
     pub fn lock(&self) -> Result<Lock, AgentError> {
         let path = self.0.join("lock");

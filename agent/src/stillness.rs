@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use crate::consistency::mounts::{self, FileSystem};
+use crate::consistency::stack;
 use crate::inventory::sysfs_text;
 
 /// Where a disk is mounted for writing: a block device by its number (`major:minor`), an image
@@ -37,40 +39,15 @@ fn attached_and_mounted(path: &Path) -> Option<String> {
     })
 }
 
-/// A mount point that writes to the device, one of its partitions, or a volume upon them.
+/// Where a file system is mounted that is on the device, one of its partitions, or a volume upon
+/// them, and takes writes.
 fn writable_mount(number: &str) -> Option<String> {
-    let mut numbers = Vec::new();
-    dependents(&Path::new("/sys/dev/block").join(number), &mut numbers);
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
-    // proc_pid_mountinfo(5): id, parent, major:minor, root, mount point, options, …
-    mounts.lines().find_map(|line| {
-        let fields: Vec<_> = line.split(' ').collect();
-        let [_, _, device, _, target, options, ..] = fields.as_slice() else {
-            return None;
-        };
-        let writable = options.split(',').any(|option| option == "rw");
-        (writable && numbers.iter().any(|n| n == device)).then(|| (*target).to_string())
-    })
-}
-
-/// Numbers of a device, its partitions and whatever is stacked on them.
-fn dependents(device: &Path, numbers: &mut Vec<String>) {
-    let Some(number) = sysfs_text(&device.join("dev")) else {
-        return;
-    };
-    if numbers.contains(&number) {
-        return;
-    }
-    numbers.push(number);
-    for entry in std::fs::read_dir(device).into_iter().flatten().flatten() {
-        if entry.path().join("partition").exists() {
-            dependents(&entry.path(), numbers);
-        }
-    }
-    let holders = std::fs::read_dir(device.join("holders"));
-    for holder in holders.into_iter().flatten().flatten() {
-        dependents(&holder.path(), numbers);
-    }
+    let numbers = stack::upon(number);
+    let writes = |one: &FileSystem| one.writable && one.on.iter().any(|n| numbers.contains(n));
+    mounts::all()
+        .iter()
+        .find(|one| writes(one))
+        .map(FileSystem::point)
 }
 
 #[cfg(test)]

@@ -148,6 +148,11 @@ impl Disk {
         self.device.is_some()
     }
 
+    /// `major:minor` of a block device.
+    pub fn device_number(&self) -> Option<&str> {
+        self.device.as_deref()
+    }
+
     /// Whether it is hardware of this server, rather than an image or a loop device over one.
     pub fn is_own_hardware(&self) -> bool {
         self.device
@@ -191,25 +196,29 @@ impl Disk {
     /// How still it was held; to be asked when it was read to its end. An image file that became
     /// shorter is an error: what was cut off would be taken for a hole.
     pub fn consistency(&self) -> Result<Consistency, DiskError> {
-        let same = match &self.device {
-            Some(number) => stillness::sectors_written(&sysfs(number)) == self.before.written,
-            None => {
-                let metadata = self.file.metadata().map_err(|source| DiskError::Open {
-                    path: self.path.clone(),
-                    source,
-                })?;
-                if metadata.len() < self.size {
-                    return Err(self.shrank(metadata.len()));
-                }
-                (metadata.mtime(), metadata.mtime_nsec()) == self.before.modified
-            }
-        };
         let mounted = self.before.mounted || self.mounted_writable().is_some();
-        Ok(if same && !mounted {
+        Ok(if self.is_unwritten()? && !mounted {
             Consistency::Offline
         } else {
             Consistency::Fuzzy
         })
+    }
+
+    /// Whether nothing was written to it since it was opened, as far as its counts tell. The same
+    /// error.
+    pub fn is_unwritten(&self) -> Result<bool, DiskError> {
+        let Some(number) = &self.device else {
+            let metadata = self.file.metadata().map_err(|source| DiskError::Open {
+                path: self.path.clone(),
+                source,
+            })?;
+            if metadata.len() < self.size {
+                return Err(self.shrank(metadata.len()));
+            }
+            return Ok((metadata.mtime(), metadata.mtime_nsec()) == self.before.modified);
+        };
+        let written = stillness::sectors_written(&sysfs(number));
+        Ok(written.is_some() && written == self.before.written)
     }
 
     /// Where it is mounted for writing, if it is: it will then be imaged as it changes.

@@ -35,6 +35,10 @@ impl Spans {
         }
     }
 
+    pub(super) fn iter(&self) -> impl Iterator<Item = u64> + '_ {
+        (0..self.count()).map(|at| self.number(at))
+    }
+
     pub(super) fn number(&self, at: u64) -> u64 {
         match self {
             Self::All(_) => at,
@@ -75,17 +79,29 @@ impl<'a> InOrder<'a> {
         self.waiting.insert(at, sealed);
         while let Some(sealed) = self.waiting.remove(&self.head) {
             let span = self.spans.number(self.head);
-            if let Some(known) = sealed.remember {
-                let disk = self.disk.clone();
-                self.run
-                    .facts
-                    .blocking_send(Fact::Span { disk, span, known })
-                    .map_err(|_| UplinkGone)?;
-            }
-            self.leaves.set(span, sealed.leaf)?;
+            self.run.keep(self.disk, span, &sealed, self.leaves)?;
             self.head += 1;
         }
         Ok(())
+    }
+}
+
+impl Run {
+    /// Keeps a span's leaf, and tells the cache what to remember of it.
+    pub(super) fn keep(
+        &self,
+        disk: &Arc<str>,
+        span: u64,
+        sealed: &SealedSpan,
+        leaves: &Leaves,
+    ) -> Result<(), PipelineError> {
+        if let Some(known) = sealed.remember {
+            let disk = disk.clone();
+            self.facts
+                .blocking_send(Fact::Span { disk, span, known })
+                .map_err(|_| UplinkGone)?;
+        }
+        Ok(leaves.set(span, sealed.leaf)?)
     }
 }
 

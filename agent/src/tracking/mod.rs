@@ -144,6 +144,11 @@ impl Tracking {
         &self.basis
     }
 
+    /// Whether its writes are tracked.
+    pub fn is_on(&self) -> bool {
+        self.kept.is_some()
+    }
+
     /// Takes again what was written since the run began or asked last, into the record, durably.
     /// Returns all that was taken since the run began and not read again since then; none when
     /// this disk is not tracked. Good with any basis: after [`Basis::Nothing`] too the marks are

@@ -149,6 +149,17 @@ impl UsedMap {
         Self { free }
     }
 
+    /// These runs of bytes in use too.
+    pub fn with_used(&self, runs: Vec<(u64, u64)>) -> Self {
+        let free = FreeRuns {
+            runs: self.free.clone(),
+            grain: 0,
+        };
+        Self {
+            free: free.except(runs).runs,
+        }
+    }
+
     /// Runs that are in use now and were free in `earlier`, in order.
     pub fn used_since(&self, earlier: &Self) -> Vec<(u64, u64)> {
         let was_free = FreeRuns {

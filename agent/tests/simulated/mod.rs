@@ -331,6 +331,7 @@ impl Server {
             },
             cache: self.cache(),
             tracking: None,
+            holding: Default::default(),
             workers: 3,
             limits: self.limits,
             patience: Patience {
