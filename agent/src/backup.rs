@@ -19,7 +19,7 @@ use crate::AgentError;
 use crate::cache::{Cache, Scope};
 use crate::consistency::Holding;
 use crate::disk::Disk;
-use crate::pipeline::{Counters, Imaged, Pace, Pipeline, PipelineError, Run};
+use crate::pipeline::{Counters, Imaged, Pipeline, PipelineError, ReadSpeed, Run};
 use crate::report::{BackupReport, DiskTracking};
 use crate::seal::UnderWay;
 use crate::stop::Stop;
@@ -194,7 +194,7 @@ impl BackupRun {
                 counters: self.counters.clone(),
                 scratch: self.cache.with_extension("leaves"),
                 halt: halt.clone(),
-                pace: Pace::default(),
+                speed: ReadSpeed::default(),
             },
             self.workers,
             &cache,

@@ -1,7 +1,9 @@
 //! The command line: what can be typed, and what it does.
 
+use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
@@ -12,12 +14,17 @@ use serde::Serialize;
 use crate::AgentError;
 use crate::backup::BackupRun;
 use crate::consistency::{Freezing, Holding, MAX_FREEZE, watch};
+use crate::daemon::history::{self, Noted};
+use crate::daemon_command::{
+    self, PauseArgs, PolicyArgs, PolicyOptions, ResumeArgs, RunArgs, StatusArgs,
+};
 use crate::disk::{Disk, DiskArgument};
 use crate::enroll::{EnrollRequest, enroll, renewed};
 use crate::hooks;
 use crate::hooks_command::{self, HooksArgs};
 use crate::inventory;
 use crate::pipeline::Counters;
+use crate::policy;
 use crate::progress;
 use crate::report::InventoryPage;
 use crate::state::{DEFAULT_DIR, StateDir};
@@ -34,8 +41,9 @@ const MAX_WORKERS: usize = 8;
 /// The vault stores what it cannot read: everything is sealed here, with keys that only the
 /// recovery site can undo. After the first image only what changed is sent.
 ///
-/// First enrol with a token from 'relevo-vault token --role agent', then run 'relevo-agent
-/// backup' as often as the server may lose work, from a timer for instance.
+/// First enrol with a token from 'relevo-vault token --role agent'. 'relevo-agent run' then takes
+/// images as the vault's settings say, 'relevo-agent status' says how it stands; 'relevo-agent
+/// backup' takes one at once.
 #[derive(Parser)]
 #[command(name = "relevo-agent", version)]
 pub struct Cli {
@@ -58,6 +66,11 @@ enum Command {
     /// Hold file systems frozen for a backup; started by it.
     #[command(hide = true)]
     HoldFrozen,
+    Run(RunArgs),
+    Status(StatusArgs),
+    Pause(PauseArgs),
+    Resume(ResumeArgs),
+    Policy(PolicyArgs),
     /// Print completions for a shell.
     ///
     /// For bash: relevo-agent completions bash > /etc/bash_completion.d/relevo-agent
@@ -123,6 +136,8 @@ struct BackupArgs {
     /// Read blocks that no file system uses, too. Without it they are zeros in the image.
     #[arg(long)]
     all_blocks: bool,
+    #[command(flatten)]
+    policy: PolicyOptions,
     /// Print the result as one line of JSON.
     #[arg(long)]
     json: bool,
@@ -199,11 +214,29 @@ struct InventoryArgs {
 }
 
 impl Cli {
-    /// Does what was typed.
-    pub fn run(self) -> Result<(), AgentError> {
+    /// What is logged unless more is asked for: a daemon says what it does.
+    pub fn level(&self) -> &'static str {
         match self.command {
+            Command::Run(_) => "warn,relevo_agent=info",
+            _ => "warn",
+        }
+    }
+
+    /// Does what was typed.
+    pub fn run(self) -> Result<ExitCode, AgentError> {
+        match self.command {
+            Command::Status(args) => return daemon_command::status(args),
+            Command::Run(args) => daemon_command::run(args),
+            Command::Pause(args) => daemon_command::pause(args),
+            Command::Resume(args) => daemon_command::resume(args),
+            Command::Policy(args) => daemon_command::policy(args),
             Command::Enroll(args) => run_enroll(args),
-            Command::Backup(args) => run_backup(args),
+            Command::Backup(args) => {
+                let noted = Noted::begin(&args.state, args.policy.retry());
+                let done = run_backup(args, &noted);
+                noted.end(&done);
+                done
+            }
             Command::Keys(args) => run_keys(args),
             Command::Inventory(args) => run_inventory(&args),
             Command::Tracking(args) => tracking_command::run(args),
@@ -216,7 +249,26 @@ impl Cli {
                 print(&page)
             }
             Command::Man => print(&manual()),
-        }
+        }?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Refuses what 'relevo-agent backup' would refuse, before a daemon goes on with it for days.
+pub(crate) fn check_backup_options(options: &[OsString]) -> Result<(), AgentError> {
+    let typed = ["relevo-agent", "backup"].map(OsString::from);
+    let typed = typed.into_iter().chain(options.iter().cloned());
+    match Cli::try_parse_from(typed) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(AgentError::Options(
+            error
+                .to_string()
+                .lines()
+                .next()
+                .unwrap_or_default()
+                .trim_start_matches("error: ")
+                .into(),
+        )),
     }
 }
 
@@ -239,7 +291,8 @@ fn run_enroll(args: EnrollArgs) -> Result<(), AgentError> {
     print(text.as_bytes())
 }
 
-fn run_backup(args: BackupArgs) -> Result<(), AgentError> {
+fn run_backup(args: BackupArgs, noted: &Noted) -> Result<(), AgentError> {
+    args.policy.begin()?;
     let state = StateDir::new(args.state);
     let enrolled = state.read()?;
     let _lock = state.lock()?;
@@ -255,7 +308,12 @@ fn run_backup(args: BackupArgs) -> Result<(), AgentError> {
         found = inventory::merge(found, path)?;
     }
     yield_to_others();
-    let counters = Arc::new(Counters::default());
+    let pace = args.policy.pace(&state);
+    let counters = Arc::new(Counters {
+        pace: pace.clone(),
+        ..Counters::default()
+    });
+    let imaged = history::imaged(&disks);
     let size = disks.iter().map(Disk::size).sum();
     let stop = Stop::default();
     let run = BackupRun {
@@ -268,7 +326,7 @@ fn run_backup(args: BackupArgs) -> Result<(), AgentError> {
         tracking: (!args.no_tracking).then(|| state.tracking()),
         holding: args.holding.holding(&state),
         workers: std::thread::available_parallelism().map_or(2, |n| n.get().min(MAX_WORKERS)),
-        limits: UploadLimits::default(),
+        limits: pace.limits(UploadLimits::default()),
         patience: Patience::default(),
         counters: counters.clone(),
         stop: stop.clone(),
@@ -278,13 +336,20 @@ fn run_backup(args: BackupArgs) -> Result<(), AgentError> {
             .map_err(|e| AgentError::Internal(e.to_string()))?;
         let progress = progress::show(size, &counters);
         let enrollment = renewed(&state, enrolled.enrollment).await;
-        let done = run.run(&VaultDial(&enrollment)).await;
+        // A run goes on with the policy that it knows when only this question fails.
+        tokio::select! {
+            asked = policy::ask(&state, &enrollment) => drop(asked?),
+            () = stop.wait() => return Err(AgentError::Interrupted),
+        }
+        pace.look_again();
+        let done = run.run(&VaultDial(&enrollment, pace)).await;
         drop(progress);
         let (report, link) = done?;
         warn_if_clocks_differ(link.clock_ahead());
         link.close().await;
         Ok::<_, AgentError>(report)
     })?;
+    noted.done(&report, imaged);
     if args.json {
         print_json(&report)
     } else {
@@ -349,7 +414,7 @@ fn yield_to_others() {
     }
 }
 
-fn runtime() -> Result<tokio::runtime::Runtime, AgentError> {
+pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, AgentError> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -412,6 +477,11 @@ mod tests {
             "TRACKING",
             "HOOKS",
             "THAW",
+            "RUN",
+            "STATUS",
+            "PAUSE",
+            "RESUME",
+            "POLICY",
         ] {
             assert!(page.contains(&format!("COMMAND {name}")), "{name}");
         }

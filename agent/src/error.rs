@@ -45,6 +45,12 @@ pub enum AgentError {
     /// A backup runs already.
     #[error("another backup is running with the state directory {0}")]
     Busy(PathBuf),
+    /// A daemon runs already.
+    #[error("another 'relevo-agent run' is running with {0}")]
+    Running(PathBuf),
+    /// Options for runs that are none of theirs.
+    #[error("options of 'relevo-agent backup': {0}")]
+    Options(String),
     /// The keys cannot be used.
     #[error(transparent)]
     Keys(#[from] KeyError),
@@ -154,6 +160,10 @@ impl AgentError {
                 "give the sealing-keys.toml that 'relevo-recover keys rotate' wrote last".into()
             }
             Self::Busy(_) => "wait until it is done".into(),
+            Self::Running(_) => "nothing needs to be done; 'relevo-agent status' says how it \
+                                 stands"
+                .into(),
+            Self::Options(_) => "see 'relevo-agent backup --help'".into(),
             Self::Keys(KeyError::Io { .. }) => {
                 "give the sealing-keys.toml that 'relevo-recover keygen' wrote".into()
             }

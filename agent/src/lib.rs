@@ -20,6 +20,8 @@
 //!   [`leaves`] in a file meanwhile.
 //! * [`uplink`]: drives [`relevo_wire::upload`] over a vault that may go away and come back.
 //! * [`cache`]: what the vault is known to have. [`backup`]: a whole run.
+//! * [`policy`]: when and how gently, as the vault says. [`daemon`]: takes images by it.
+//!   [`pace`]: keeps a run within its ceilings.
 //! * [`stop`]: ending early. [`state`]: the agent's directory. [`enroll`]: how it comes to be. [`inventory`]: what a
 //!   recovery needs to know besides the disks. [`command`], [`report`], [`progress`]: the
 //!   command line.
@@ -39,6 +41,8 @@ pub mod backup;
 pub mod cache;
 pub mod command;
 pub mod consistency;
+pub mod daemon;
+mod daemon_command;
 pub mod disk;
 pub mod enroll;
 pub mod error;
@@ -46,7 +50,9 @@ pub mod hooks;
 mod hooks_command;
 pub mod inventory;
 pub mod leaves;
+pub mod pace;
 pub mod pipeline;
+pub mod policy;
 pub mod progress;
 pub mod report;
 pub mod seal;

@@ -12,7 +12,7 @@ fn main() -> ExitCode {
     relevo_wire::allocator::share_heaps();
     let cli = Cli::parse();
     let level = match cli.verbose {
-        0 => "warn",
+        0 => cli.level(),
         1 => "relevo_agent=debug,relevo_wire=debug,info",
         _ => "debug",
     };
@@ -24,7 +24,7 @@ fn main() -> ExitCode {
         .with_target(false)
         .init();
     match cli.run() {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error}\nremedy: {}", error.remedy());
             ExitCode::from(error.exit_code())

@@ -36,7 +36,7 @@ use tokio::sync::mpsc;
 use order::Spans;
 use rounds::Reading;
 
-pub use rounds::Pace;
+pub use rounds::ReadSpeed;
 
 use crate::cache::{Cache, Fact};
 use crate::consistency::Holding;
@@ -75,6 +75,8 @@ pub struct Counters {
     pub new: AtomicU64,
     /// Sealed bytes sent.
     pub sent: AtomicU64,
+    /// How fast it may go on.
+    pub pace: crate::pace::Pace,
 }
 
 impl Counters {
@@ -114,7 +116,7 @@ pub struct Run {
     /// which would tell.
     pub halt: Stop,
     /// How fast the disks are read.
-    pub pace: Pace,
+    pub speed: ReadSpeed,
 }
 
 impl Pipeline {

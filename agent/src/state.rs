@@ -64,6 +64,51 @@ impl StateDir {
         self.0.join("hooks")
     }
 
+    /// The directory itself.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// What the daemon, its runs and whoever pauses them leave for each other.
+    pub fn schedule(&self) -> PathBuf {
+        self.0.join("schedule")
+    }
+
+    /// The last policy that the vault has said.
+    pub fn policy(&self) -> PathBuf {
+        self.schedule().join("policy.json")
+    }
+
+    /// What came of runs.
+    pub fn history(&self) -> PathBuf {
+        self.schedule().join("history.json")
+    }
+
+    /// There while images are paused.
+    pub fn paused(&self) -> PathBuf {
+        self.schedule().join("paused.json")
+    }
+
+    /// What the daemon says of itself. Beside the others, which wake it when they change.
+    pub fn journal(&self) -> PathBuf {
+        self.0.join("daemon.json")
+    }
+
+    /// Keeps daemons apart.
+    pub fn daemon_lock(&self) -> PathBuf {
+        self.0.join("daemon.lock")
+    }
+
+    /// Makes the directory of the schedule, if it is not there.
+    pub fn create_schedule(&self) -> Result<(), AgentError> {
+        let path = self.schedule();
+        let mut builder = DirBuilder::new();
+        builder.recursive(true).mode(0o700);
+        builder
+            .create(&path)
+            .map_err(|source| self.failed(&path, source))
+    }
+
     /// Takes the lock for one run; it ends with the process, however that ends.
     pub fn lock(&self) -> Result<Lock, AgentError> {
         let path = self.0.join("lock");

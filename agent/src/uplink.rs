@@ -21,6 +21,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::cache::Fact;
+use crate::pace::Pace;
 use crate::pipeline::Counters;
 use crate::seal::{Offer, reference};
 
@@ -79,14 +80,15 @@ pub trait Dial: Sync {
     fn dial(&self) -> impl Future<Output = Result<Self::Link, ClientError>> + Send;
 }
 
-/// A real vault.
-pub struct VaultDial<'a>(pub &'a Enrollment);
+/// A real vault, and how fast is sent there.
+pub struct VaultDial<'a>(pub &'a Enrollment, pub Pace);
 
 /// A session with a real vault.
 #[derive(Clone)]
 pub struct VaultLink {
     connection: VaultConnection,
     session: SessionId,
+    pace: Pace,
 }
 
 impl VaultLink {
@@ -110,6 +112,7 @@ impl Dial for VaultDial<'_> {
             Response::SessionOpened { session } => Ok(VaultLink {
                 connection,
                 session,
+                pace: self.1.clone(),
             }),
             other => Err(out_of_turn(&other)),
         }
@@ -127,6 +130,8 @@ impl Link for VaultLink {
     }
 
     async fn put(&self, chunks: Vec<SealedChunk>) -> Result<u64, ClientError> {
+        let bytes = chunks.iter().map(|chunk| chunk.bytes().len() as u64).sum();
+        self.pace.send(bytes).await;
         self.connection.put(self.session, &chunks).await
     }
 

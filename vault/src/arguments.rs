@@ -27,6 +27,7 @@ A vault from nothing:
   relevo-vault verify --dir /srv/vault                  prove it
   relevo-vault audit --dir /srv/vault --verify          who did what, and that nobody changed that
   relevo-vault prune --dir /srv/vault --dry-run         what the settings would let go
+  relevo-vault policy --dir /srv/vault                  when servers are imaged, and why
 
 Exit codes: 0 done, 1 failed or damage found, 2 wrong use."
 )]
@@ -110,6 +111,20 @@ relevo-vault token --dir /srv/vault --role auditor               for a person: r
     Images {
         #[command(flatten)]
         place: Place,
+        /// Print facts as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show how each server is imaged: its policy, where each part of it comes from, next times.
+    ///
+    /// Agents ask for it every few minutes and before each run. Times have the zone of the
+    /// settings; without one each server goes by its own clock, and this machine's is shown.
+    Policy {
+        #[command(flatten)]
+        place: Place,
+        /// Only this server, by name or id.
+        #[arg(long, value_name = "NAME|ID")]
+        server: Option<String>,
         /// Print facts as JSON.
         #[arg(long)]
         json: bool,

@@ -20,7 +20,8 @@
 //! * [`scrub`], [`heal`], [`parity`]: everything is read again and again, and what is damaged
 //!   is made anew from parity, from another vault, or by the agents.
 //! * [`collect`]: takes back the space of what no recovery point needs any more.
-//! * [`server`]: the network. [`token`], [`images`], [`verify`], [`rebuild`]: the commands.
+//! * [`server`]: the network. [`token`], [`images`], [`policies`], [`verify`], [`rebuild`]: the
+//!   commands.
 //!
 //! Invariants:
 //! * **Packs are the truth.** All that the catalogue holds follows from them, but for tokens,
@@ -49,6 +50,7 @@ pub mod ledger;
 pub mod metrics;
 pub mod pack;
 pub mod parity;
+pub mod policies;
 pub mod rebuild;
 pub mod record;
 pub mod remote;

@@ -21,7 +21,7 @@ use relevo_vault::retention::upkeep::Upkeep;
 use relevo_vault::scrub::Scrub;
 use relevo_vault::server::Server;
 use relevo_vault::settings::SettingsWatch;
-use relevo_vault::{images, rebuild, token};
+use relevo_vault::{images, policies, rebuild, token};
 use relevo_wire::Timestamp;
 
 use crate::arguments::{Arguments, Command};
@@ -89,6 +89,14 @@ fn command(command: Command) -> Result<ExitCode, VaultError> {
         Command::Images { place, json } => {
             let list = images::list(&Directory::open(&place.dir)?)?;
             show(json, &list, || images::table(&list, Timestamp::now()))
+        }
+        Command::Policy {
+            place,
+            server,
+            json,
+        } => {
+            let list = policies::list(&Directory::open(&place.dir)?, server.as_deref())?;
+            show(json, &list, || policies::page(&list, Timestamp::now()))
         }
         Command::Collect {
             place,

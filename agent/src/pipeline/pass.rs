@@ -96,6 +96,7 @@ impl Run {
         let Source { disk, name, .. } = source;
         let Some(basis) = source.basis else {
             let span = self.read(source, number, reader)?;
+            self.counters.pace.read(span.read, &self.halt);
             return Ok(sealer.seal_again(&span)?);
         };
         let bytes = number * SPAN..(number * SPAN + SPAN).min(disk.size());
@@ -108,6 +109,7 @@ impl Run {
             return Ok(sealed);
         }
         let span = self.read(source, number, reader)?;
+        self.counters.pace.read(span.read, &self.halt);
         let sealed = sealer.seal(name, &span)?;
         if let Some(marked) = basis.to_prove()
             && sealed.differs
@@ -140,7 +142,7 @@ impl Run {
         let began = Instant::now();
         let span = reader.read(source.disk, source.used, number)?;
         Counters::add(&self.counters.read, span.read);
-        self.pace.add(span.read, began.elapsed());
+        self.speed.add(span.read, began.elapsed());
         Ok(span)
     }
 }

@@ -149,12 +149,12 @@ pub(super) fn parted(grains: &Grains, used: &UsedMap) -> (Grains, Grains) {
 
 /// How fast disks are read by one worker.
 #[derive(Debug, Default)]
-pub struct Pace {
+pub struct ReadSpeed {
     bytes: AtomicU64,
     nanoseconds: AtomicU64,
 }
 
-impl Pace {
+impl ReadSpeed {
     pub(super) fn add(&self, bytes: u64, took: Duration) {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
         self.nanoseconds
@@ -205,7 +205,7 @@ impl Pipeline {
     /// begins.
     fn few(&self, limit: Duration) -> u64 {
         let workers = self.sealers.len() as u64;
-        let spans = self.run.pace.spans_in(limit / 2).saturating_mul(workers);
+        let spans = self.run.speed.spans_in(limit / 2).saturating_mul(workers);
         spans.clamp(FEW, MOST)
     }
 

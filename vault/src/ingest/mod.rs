@@ -5,6 +5,7 @@
 
 mod enrolment;
 mod governing;
+mod instruction;
 #[cfg(test)]
 mod isolation_test;
 mod peer;
@@ -183,6 +184,7 @@ impl<V: Volume> Vault<V> {
                 }
                 committed
             }
+            Request::GetPolicy => self.backup_policy(tenant, server)?,
             other => return self.answer_anybody(caller, other),
         };
         Ok(Outcome::Answer(answer))

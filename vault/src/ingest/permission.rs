@@ -48,11 +48,13 @@ pub enum Kind {
     Revoke,
     /// [`Request::MakeToken`]
     MakeToken,
+    /// [`Request::GetPolicy`]
+    GetPolicy,
 }
 
 impl Kind {
     /// All of them, in the order of their numbers on the wire.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Hello,
         Self::Enroll,
         Self::OpenSession,
@@ -72,6 +74,7 @@ impl Kind {
         Self::LockPoint,
         Self::Revoke,
         Self::MakeToken,
+        Self::GetPolicy,
     ];
 
     /// Of a request.
@@ -96,6 +99,7 @@ impl Kind {
             Request::LockPoint { .. } => Self::LockPoint,
             Request::Revoke { .. } => Self::Revoke,
             Request::MakeToken { .. } => Self::MakeToken,
+            Request::GetPolicy => Self::GetPolicy,
         }
     }
 
@@ -135,6 +139,7 @@ impl Kind {
             Self::LockPoint => "lock_point",
             Self::Revoke => "revoke",
             Self::MakeToken => "make_token",
+            Self::GetPolicy => "get_policy",
         }
     }
 }
@@ -170,7 +175,10 @@ pub fn allowed(standing: Standing, kind: Kind) -> bool {
     use PersonRole::*;
     match standing {
         Standing::Applicant => matches!(kind, Enroll),
-        Standing::Agent => matches!(kind, Hello | Renew | OpenSession | Have | Put | Commit),
+        Standing::Agent => matches!(
+            kind,
+            Hello | Renew | OpenSession | Have | Put | Commit | GetPolicy
+        ),
         Standing::Recovery => matches!(
             kind,
             Hello | Renew | ListServers | ListPoints | GetManifest | Get
@@ -279,6 +287,7 @@ mod tests {
             (Kind::LockPoint, ". . . o . A"),
             (Kind::Revoke, ". . . . . A"),
             (Kind::MakeToken, ". . . . . A"),
+            (Kind::GetPolicy, ". a . . . ."),
         ];
         assert_eq!(table.map(|(kind, _)| kind), Kind::ALL);
         for (number, (kind, row)) in table.into_iter().enumerate() {

@@ -38,7 +38,7 @@ mod tables;
 pub mod upkeep;
 mod within;
 
-pub use period::{Rule, Zone};
+pub use period::Rule;
 pub use plan::{Because, Candidate, Miss, Now, Reason, Verdict, plan};
 pub use points::lock_at_commit;
 pub use policy::{Count, Keep, Policy};

@@ -1,12 +1,9 @@
-//! Hours, days, weeks, months and years of a time zone.
+//! Hours, days, weeks, months and years.
 
 use std::fmt;
-use std::str::FromStr;
 
 use jiff::civil::DateTime;
-use jiff::tz::TimeZone;
-use relevo_wire::Timestamp;
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::Serialize;
 
 /// A rule of a policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -82,66 +79,5 @@ impl fmt::Display for Rule {
             Self::Yearly => "yearly",
             Self::Within => "within",
         })
-    }
-}
-
-/// A time zone of the IANA database, by name. UTC when nothing is said.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Zone(TimeZone);
-
-impl Default for Zone {
-    fn default() -> Self {
-        Self(TimeZone::UTC)
-    }
-}
-
-impl Zone {
-    /// Its name.
-    pub fn name(&self) -> &str {
-        self.0.iana_name().unwrap_or("UTC")
-    }
-
-    pub(super) fn zone(&self) -> &TimeZone {
-        &self.0
-    }
-
-    /// The local time of a moment. Moments beyond the calendar are at its ends.
-    pub(super) fn local(&self, moment: Timestamp) -> DateTime {
-        self.0.to_datetime(instant(moment))
-    }
-}
-
-/// The moment as the calendar's library has it.
-pub(super) fn instant(moment: Timestamp) -> jiff::Timestamp {
-    let millis = moment.as_millis();
-    jiff::Timestamp::from_millisecond(millis).unwrap_or(match millis < 0 {
-        true => jiff::Timestamp::MIN,
-        false => jiff::Timestamp::MAX,
-    })
-}
-
-impl FromStr for Zone {
-    type Err = String;
-
-    fn from_str(name: &str) -> Result<Self, String> {
-        let unknown = |_| {
-            format!(
-                "there is no time zone '{name}': write one of the IANA database, for instance Europe/Berlin or UTC"
-            )
-        };
-        TimeZone::get(name).map(Self).map_err(unknown)
-    }
-}
-
-impl Serialize for Zone {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.name())
-    }
-}
-
-impl<'de> Deserialize<'de> for Zone {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let name = String::deserialize(deserializer)?;
-        name.parse().map_err(serde::de::Error::custom)
     }
 }

@@ -4,9 +4,10 @@ use std::fmt;
 use std::str::FromStr;
 
 use clap::Args;
+use relevo_wire::zone::Zone;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::period::{Rule, Zone};
+use super::period::Rule;
 use super::within::Within;
 
 /// How many a rule keeps.

@@ -5,9 +5,9 @@ use std::str::FromStr;
 
 use jiff::ToSpan;
 use relevo_wire::Timestamp;
+use relevo_wire::zone::{Zone, instant};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::period::{Zone, instant};
 use crate::settings::amount::parts;
 
 /// Years, months, weeks, days and hours. Days and longer are those of the calendar, which a

@@ -8,6 +8,7 @@
 //! given, and stays whatever is changed or deleted here.
 
 pub mod amount;
+mod backup;
 mod resolve;
 mod sections;
 mod unmatched;
@@ -24,6 +25,7 @@ use crate::error::VaultError;
 use crate::retention::Keep;
 
 pub use amount::{Rate, Size, Span};
+pub use backup::{Backup, Origin, Resolved};
 pub use resolve::Whose;
 pub use sections::{Collect, Every, HealFrom, Immutability, Parity, Prune, Quota, Scrub};
 pub use watch::SettingsWatch;
@@ -52,6 +54,8 @@ pub struct Settings {
     pub heal_from: Vec<HealFrom>,
     /// What each tenant may store.
     pub quota: Quota,
+    /// When and how gently servers are imaged.
+    pub backup: Backup,
     /// Tenants with settings of their own.
     pub tenant: Vec<TenantSettings>,
     /// Servers with settings of their own.
@@ -71,6 +75,8 @@ pub struct TenantSettings {
     pub immutability: Option<Immutability>,
     /// In the place of the keys of `[quota]` that it gives.
     pub quota: Option<Quota>,
+    /// In the place of the keys of `[backup]` that it gives.
+    pub backup: Option<Backup>,
 }
 
 /// `[[server]]`: settings that differ for one server, found by id, or by name.
@@ -87,6 +93,8 @@ pub struct ServerSettings {
     pub retention: Option<Keep>,
     /// In the place of its tenant's.
     pub immutability: Option<Immutability>,
+    /// In the place of the keys of its tenant's that it gives.
+    pub backup: Option<Backup>,
 }
 
 impl Settings {
@@ -129,6 +137,11 @@ impl Settings {
             && u16::from(parity.data.get()) + u16::from(parity.parity.get()) > 255
         {
             return Err("[parity]: data and parity are at most 255 packs together".into());
+        }
+        let tenants = self.tenant.iter().filter_map(|t| t.backup.as_ref());
+        let servers = self.server.iter().filter_map(|s| s.backup.as_ref());
+        for backup in tenants.chain(servers).chain([&self.backup]) {
+            backup.check()?;
         }
         for (at, tenant) in self.tenant.iter().enumerate() {
             if self.tenant[..at].iter().any(|t| t.id == tenant.id) {

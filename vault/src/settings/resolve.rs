@@ -2,7 +2,7 @@
 
 use relevo_wire::{ServerId, TenantId};
 
-use super::{Immutability, Quota, ServerSettings, Settings};
+use super::{Backup, Immutability, Quota, Resolved, ServerSettings, Settings};
 use crate::retention::{Keep, Policy};
 
 /// Whom settings are looked up for.
@@ -49,6 +49,19 @@ impl Settings {
         own.unwrap_or_default().or(self.quota)
     }
 
+    /// How a server is imaged: key by key, the most particular section that gives it.
+    pub fn backup(&self, whose: Whose<'_>) -> Resolved {
+        let servers = self.matching(whose).into_iter();
+        let mut sections: Vec<(String, &Backup)> = servers
+            .filter_map(|s| Some((s.title(), s.backup.as_ref()?)))
+            .collect();
+        let tenant = self.of_tenant(whose.tenant);
+        let title = format!("[[tenant]] {}", whose.tenant);
+        sections.extend(tenant.and_then(|t| Some((title, t.backup.as_ref()?))));
+        sections.push(("[backup]".into(), &self.backup));
+        super::backup::resolve(&sections)
+    }
+
     fn of_tenant(&self, tenant: TenantId) -> Option<&super::TenantSettings> {
         self.tenant.iter().find(|t| t.id == tenant)
     }
@@ -59,6 +72,11 @@ impl Settings {
         whose: Whose<'_>,
         what: impl Fn(&'a ServerSettings) -> Option<&'a T>,
     ) -> Option<&'a T> {
+        self.matching(whose).into_iter().find_map(what)
+    }
+
+    /// The overrides that a server matches, the most particular first.
+    fn matching(&self, whose: Whose<'_>) -> Vec<&ServerSettings> {
         let matching = |s: &&ServerSettings| s.tenant.is_none_or(|t| t == whose.tenant);
         let mut candidates: Vec<_> = self
             .server
@@ -73,6 +91,6 @@ impl Settings {
             })
             .collect();
         candidates.sort_by_key(|(rank, _)| *rank);
-        candidates.into_iter().find_map(|(_, s)| what(s))
+        candidates.into_iter().map(|(_, s)| s).collect()
     }
 }

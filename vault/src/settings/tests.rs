@@ -146,3 +146,98 @@ fn a_changed_file_is_read_and_a_broken_one_changes_nothing() {
     std::fs::remove_file(&path).unwrap();
     assert_eq!(watch.now().immutability.days, 0);
 }
+
+/// Guards the schedule of one server against parts of another's: target and calendar go together,
+/// all else key by key; and says for each key which section it is from.
+#[test]
+fn backup_goes_key_by_key_but_for_the_schedule() {
+    let (tenant, server) = (TenantId::random(), ServerId::random());
+    let settings = Settings::parse(&format!(
+        r#"
+        [backup]
+        rpo = "1h"
+        line = "100 Mbit/s"
+        read-rate = "50 MiB/s"
+        [[tenant]]
+        id = "{tenant}"
+        backup = {{ calendar = ["daily", "Sat 12:00"], cpu = "25%" }}
+        [[server]]
+        name = "db1"
+        backup = {{ rpo = "15m", line = ["10 Mbit/s", "22:00-06:00 1 Gbit/s"] }}
+        [[server]]
+        id = "{server}"
+        backup = {{ retries = 0, pressure = {{ io = 0 }} }}
+        "#
+    ))
+    .unwrap();
+    let ask = |tenant, server, name| {
+        settings.backup(Whose {
+            tenant,
+            server,
+            name,
+        })
+    };
+    let random = ServerId::random();
+    let general = ask(TenantId::random(), random, "web").policy;
+    assert_eq!((general.rpo, general.retries), (Some(3600), 3));
+    assert_eq!(general.read_rate, Some(50 << 20));
+    let tenants = ask(tenant, random, "web").policy;
+    assert_eq!((tenants.rpo, tenants.calendar.len()), (None, 2));
+    assert_eq!(tenants.line, general.line);
+    let resolved = ask(tenant, server, "db1");
+    let own = &resolved.policy;
+    assert_eq!(
+        (own.rpo, own.calendar.len(), own.retries),
+        (Some(900), 0, 0)
+    );
+    assert_eq!((own.line.len(), own.read_rate), (2, Some(50 << 20)));
+    assert_eq!((own.pressure.io, own.pressure.cpu), (0, 80));
+    let from = |key: &str| {
+        let origins = resolved.origins.iter();
+        let from = origins.filter(|origin| origin.key == key);
+        from.map(|origin| origin.from.as_str()).collect::<String>()
+    };
+    assert_eq!(from("rpo"), "[[server]] 'db1'");
+    assert_eq!(from("retries"), format!("[[server]] {server}"));
+    assert_eq!(from("cpu"), format!("[[tenant]] {tenant}"));
+    assert_eq!(from("read-rate"), "[backup]");
+    assert_eq!(from("spread"), "default");
+    // Every part of a policy has its origin.
+    let parts = toml::Table::try_from(own).unwrap();
+    let named: Vec<_> = resolved.origins.iter().map(|o| o.key).collect();
+    assert!(parts.keys().all(|key| named.contains(&key.as_str())));
+}
+
+/// Guards agents against settings that nobody could obey.
+#[test]
+fn a_schedule_that_is_none_is_refused() {
+    for (text, place, what) in [
+        (
+            "[backup]\ncalendar = \"Fri..Mon\"\n",
+            "line 2",
+            "calendar event",
+        ),
+        ("[backup]\ncalendar = [7]\n", "line 2", "list of texts"),
+        ("[backup]\ncalendar = []\n", "[backup]", "daily"),
+        ("[backup]\nrpo = \"0s\"\n", "[backup]", "15m"),
+        ("[backup]\nline = \"100 MiB/s\"\n", "line 2", "100 Mbit/s"),
+        ("[backup]\nwindow = [\"20:00\"]\n", "line 2", "20:00-06:00"),
+        ("[backup]\ncpu = \"0%\"\n", "line 2", "50% of one core"),
+        ("[backup]\npressure = { io = 101 }\n", "[backup]", "100"),
+        ("[backup]\npressure = { disk = 10 }\n", "line 2", "disk"),
+        (
+            "[backup]\nretry-after = \"0s\"\n",
+            "[backup]",
+            "retries = 0",
+        ),
+        ("[backup]\nmax-freeze = \"0s\"\n", "[backup]", "10s"),
+        (
+            "[[server]]\nname = \"a\"\nbackup = { rpo = \"0s\" }\n",
+            "rpo",
+            "15m",
+        ),
+    ] {
+        let error = Settings::parse(text).unwrap_err();
+        assert!(error.contains(place) && error.contains(what), "{error}");
+    }
+}

@@ -32,7 +32,8 @@ impl Settings {
 }
 
 impl ServerSettings {
-    fn title(&self) -> String {
+    /// How it is named to people.
+    pub(super) fn title(&self) -> String {
         let mut title = match (&self.id, &self.name) {
             (Some(id), _) => format!("[[server]] {id}"),
             (None, name) => format!("[[server]] '{}'", name.as_deref().unwrap_or_default()),

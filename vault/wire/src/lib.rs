@@ -11,6 +11,7 @@
 //! * [`chunker`], [`chunk`], [`index`], [`manifest`], [`inventory`]: an image, from blocks to
 //!   recovery point.
 //! * [`message`], [`frame`], [`upload`]: the protocol, without input or output of its own.
+//! * [`policy`], with [`calendar`] and [`zone`]: when and how gently a server is to be imaged.
 //! * [`identity`], [`enrollment`], [`tls`], [`client`]: who may speak, and the connection.
 //! * [`allocator`]: how all programs keep their memory small.
 //!
@@ -21,6 +22,7 @@
 //! * Whatever bytes arrive, decoding them ends in a value or an error, within bounded memory.
 
 pub mod allocator;
+pub mod calendar;
 pub mod chunk;
 pub mod chunker;
 pub mod client;
@@ -33,12 +35,14 @@ pub mod inventory;
 pub mod key;
 pub mod manifest;
 pub mod message;
+pub mod policy;
 pub mod secret_file;
 #[cfg(feature = "simulation")]
 pub mod simulation;
 pub mod time;
 pub mod tls;
 pub mod upload;
+pub mod zone;
 
 pub use id::{ChunkId, PersonId, PointId, ServerId, SessionId, SiteId, TenantId, VaultId};
 pub use time::Timestamp;

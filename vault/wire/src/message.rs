@@ -13,6 +13,7 @@ use minicbor::{Decode, Encode};
 
 use crate::id::{ChunkId, PointId, ServerId, SessionId, TenantId, VaultId};
 use crate::manifest::SealedManifest;
+use crate::policy::BackupPolicy;
 use crate::time::Timestamp;
 
 pub use entry::{AuditEntry, PointEntry, ServerEntry, TenantReport};
@@ -198,6 +199,9 @@ pub enum Request {
         #[n(2)]
         again: Option<String>,
     },
+    /// Asks how this server is to be imaged.
+    #[n(19)]
+    GetPolicy,
 }
 
 /// A place in a list of recovery points.
@@ -347,6 +351,9 @@ pub enum Response {
         #[n(1)]
         expires: Timestamp,
     },
+    /// To [`Request::GetPolicy`].
+    #[n(16)]
+    Policy(#[n(0)] Box<BackupPolicy>),
 }
 
 #[cfg(test)]
