@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help prerequisites build demo test lint site-kernel demo-disk bench-index bench-vault fuzz
+.PHONY: help prerequisites build package demo test lint site-kernel demo-disk bench-index bench-vault fuzz
 
 # Where rustup puts cargo, ahead of a distribution's older one.
 export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
@@ -11,17 +11,25 @@ export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
 # Network namespaces and taps want root; the compiler does not.
 TEST_RUNNER := $(if $(filter-out 0,$(shell id -u)),sudo -E env PATH=$(PATH))
 
+# Where tests find the programs.
+DEBUG := $(or $(CARGO_TARGET_DIR),target)/debug
+
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: prerequisites ## Build the five programs (target/release)
 	@cargo build --release --locked --workspace
 
+package: prerequisites ## Build the agent as one static program, a .deb and an .rpm (target/package)
+	@agent/package/build
+
 demo: build ## Show the main job on a real server's disk; DISK=/path/to/disk.raw for your own
 	@DISK='$(DISK)' tests/demo/run
 
 test: export RELEVO_SEEDS := $(or $(SEEDS),10000)
 test: prerequisites site-kernel demo-disk ## Run every test, those with a real guest included; SEEDS=N simulated worlds (10000)
+	@cargo rustc --locked --package relevo-agent --bin relevo-agent -- -C target-feature=+crt-static
+	@mv $(DEBUG)/relevo-agent $(DEBUG)/relevo-agent-static
 	@cargo build --locked --workspace --bins
 	@$(if $(TEST_RUNNER),CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER='$(TEST_RUNNER)') cargo test --locked --workspace
 	@tests/demo-disk/test

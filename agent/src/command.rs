@@ -22,6 +22,8 @@ use crate::disk::{Disk, DiskArgument};
 use crate::enroll::{EnrollRequest, enroll, renewed};
 use crate::hooks;
 use crate::hooks_command::{self, HooksArgs};
+use crate::install::network;
+use crate::install_command::{self, AllowVaultArgs, InstallArgs, UninstallArgs};
 use crate::inventory;
 use crate::pipeline::Counters;
 use crate::policy;
@@ -41,9 +43,9 @@ const MAX_WORKERS: usize = 8;
 /// The vault stores what it cannot read: everything is sealed here, with keys that only the
 /// recovery site can undo. After the first image only what changed is sent.
 ///
-/// First enrol with a token from 'relevo-vault token --role agent'. 'relevo-agent run' then takes
-/// images as the vault's settings say, 'relevo-agent status' says how it stands; 'relevo-agent
-/// backup' takes one at once.
+/// 'relevo-agent install' with a token from 'relevo-vault token --role agent' makes it a service,
+/// which takes images as the vault's settings say; 'relevo-agent status' says how it stands.
+/// 'enroll', 'backup' and 'run' do single steps.
 #[derive(Parser)]
 #[command(name = "relevo-agent", version)]
 pub struct Cli {
@@ -71,6 +73,9 @@ enum Command {
     Pause(PauseArgs),
     Resume(ResumeArgs),
     Policy(PolicyArgs),
+    Install(InstallArgs),
+    Uninstall(UninstallArgs),
+    AllowVault(AllowVaultArgs),
     /// Print completions for a shell.
     ///
     /// For bash: relevo-agent completions bash > /etc/bash_completion.d/relevo-agent
@@ -208,6 +213,9 @@ struct InventoryArgs {
     /// A JSON object whose fields replace those found.
     #[arg(long, value_name = "FILE")]
     inventory: Option<PathBuf>,
+    /// Where the agent keeps its state, the history of the load for instance.
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_DIR)]
+    state: PathBuf,
     /// Print it as JSON.
     #[arg(long)]
     json: bool,
@@ -243,6 +251,9 @@ impl Cli {
             Command::Hooks(args) => hooks_command::run(args),
             Command::Thaw(args) => thaw_command::run(&args),
             Command::HoldFrozen => watch::run().map_err(AgentError::Guard),
+            Command::Install(args) => install_command::install(args),
+            Command::Uninstall(args) => install_command::uninstall(&args),
+            Command::AllowVault(args) => install_command::allow_vault(args),
             Command::Completions { shell } => {
                 let mut page = Vec::new();
                 clap_complete::generate(shell, &mut Self::command(), "relevo-agent", &mut page);
@@ -303,7 +314,7 @@ fn run_backup(args: BackupArgs, noted: &Noted) -> Result<(), AgentError> {
             disk.read_all_blocks();
         }
     }
-    let mut found = inventory::of_disks(&disks);
+    let mut found = inventory::of_disks(&disks, &state.load());
     if let Some(path) = &args.inventory {
         found = inventory::merge(found, path)?;
     }
@@ -335,6 +346,7 @@ fn run_backup(args: BackupArgs, noted: &Noted) -> Result<(), AgentError> {
         stop.on_signals()
             .map_err(|e| AgentError::Internal(e.to_string()))?;
         let progress = progress::show(size, &counters);
+        network::renew(&enrolled.enrollment.vault).await;
         let enrollment = renewed(&state, enrolled.enrollment).await;
         // A run goes on with the policy that it knows when only this question fails.
         tokio::select! {
@@ -382,7 +394,7 @@ struct KeysReport {
 
 fn run_inventory(args: &InventoryArgs) -> Result<(), AgentError> {
     let disks = inventory::readable_disks(&args.disks)?;
-    let mut found = inventory::of_disks(&disks);
+    let mut found = inventory::of_disks(&disks, &StateDir::new(args.state.clone()).load());
     if let Some(path) = &args.inventory {
         found = inventory::merge(found, path)?;
     }
@@ -482,6 +494,8 @@ mod tests {
             "PAUSE",
             "RESUME",
             "POLICY",
+            "INSTALL",
+            "UNINSTALL",
         ] {
             assert!(page.contains(&format!("COMMAND {name}")), "{name}");
         }

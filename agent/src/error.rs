@@ -11,6 +11,7 @@ use relevo_wire::manifest::ManifestError;
 
 use crate::disk::DiskError;
 use crate::hooks::ready::ReadyError;
+use crate::install::InstallError;
 use crate::stop::INTERRUPTED;
 use crate::uplink::UplinkError;
 
@@ -125,6 +126,9 @@ pub enum AgentError {
     /// Asked to end before there was a recovery point.
     #[error("interrupted: no recovery point was made")]
     Interrupted,
+    /// The server could not be set up, or cleared.
+    #[error(transparent)]
+    Install(#[from] InstallError),
     /// A thread of the agent ended unexpectedly.
     #[error("internal error: {0}")]
     Internal(String),
@@ -209,6 +213,7 @@ impl AgentError {
             Self::Hook(ReadyError::Write { .. }) => "run this as root".into(),
             Self::HooksFailed(_) => "'relevo-agent -v hooks test' shows what they say".into(),
             Self::Guard(_) => "it is started by 'relevo-agent backup' and by nobody else".into(),
+            Self::Install(error) => error.remedy(),
             Self::Interrupted => {
                 "run the backup again when you want: what has arrived is not sent again".into()
             }

@@ -22,8 +22,10 @@
 //! * [`cache`]: what the vault is known to have. [`backup`]: a whole run.
 //! * [`policy`]: when and how gently, as the vault says. [`daemon`]: takes images by it.
 //!   [`pace`]: keeps a run within its ceilings.
-//! * [`stop`]: ending early. [`state`]: the agent's directory. [`enroll`]: how it comes to be. [`inventory`]: what a
-//!   recovery needs to know besides the disks. [`command`], [`report`], [`progress`]: the
+//! * [`install`]: the agent as a service, and its end. [`stop`]: ending early. [`state`]: the
+//!   agent's directory. [`enroll`]: how it comes to be. [`inventory`]: what a recovery needs to
+//!   know besides the disks, and [`load`], what the server's work asks of its hardware.
+//!   [`command`], [`report`], [`progress`]: the
 //!   command line.
 //!
 //! Invariants:
@@ -48,8 +50,11 @@ pub mod enroll;
 pub mod error;
 pub mod hooks;
 mod hooks_command;
+pub mod install;
+mod install_command;
 pub mod inventory;
 pub mod leaves;
+pub mod load;
 pub mod pace;
 pub mod pipeline;
 pub mod policy;

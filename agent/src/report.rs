@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use indicatif::HumanBytes;
-use relevo_wire::inventory::{Inventory, InventoryDisk};
+use relevo_wire::inventory::{Inventory, InventoryDisk, Load, Spread};
 use relevo_wire::manifest::{Consistency, Held, RunTotals};
 use relevo_wire::{PointId, ServerId, Timestamp};
 use serde::Serialize;
@@ -243,8 +243,36 @@ impl fmt::Display for InventoryPage<'_> {
         line("dns", i.dns_servers.join(" "))?;
         line("services", i.services.join(" "))?;
         let ports: Vec<_> = i.listening_ports.iter().map(u16::to_string).collect();
-        line("ports", ports.join(" "))
+        line("ports", ports.join(" "))?;
+        i.load
+            .iter()
+            .flat_map(load_lines)
+            .try_for_each(|text| line("load", text))
     }
+}
+
+fn load_lines(load: &Load) -> Vec<String> {
+    let all = &load.all;
+    let spread = |name: &str, spread: Spread, unit: &dyn Fn(u64) -> String| {
+        let [mean, p95, max] = [spread.mean, spread.p95, spread.max].map(unit);
+        format!("{name:<9} {mean:>12} {p95:>12} {max:>12}")
+    };
+    let bytes = |n: u64| HumanBytes(n).to_string();
+    let rate = |n: u64| format!("{}/s", HumanBytes(n));
+    let cpus = |n: u64| format!("{:.2} CPUs", n as f64 / 1000.0);
+    let requests = |n: u64| format!("{n} IO/s");
+    let hours = load.minutes as f64 / 60.0;
+    vec![
+        format!("{hours:.1} hours     mean          p95          max"),
+        spread("cpu", all.cpu, &cpus),
+        spread("memory", all.memory, &bytes),
+        spread("reads", all.reads, &requests),
+        spread("writes", all.writes, &requests),
+        spread("read", all.read, &rate),
+        spread("written", all.written, &rate),
+        spread("received", all.received, &rate),
+        spread("sent", all.sent, &rate),
+    ]
 }
 
 fn disk_line(disk: &InventoryDisk) -> String {

@@ -25,6 +25,11 @@ impl StateDir {
         Self(path)
     }
 
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
     /// Makes the directory for its owner only, if it is not there.
     pub fn create(&self) -> Result<(), AgentError> {
         DirBuilder::new()
@@ -62,11 +67,6 @@ impl StateDir {
     /// For what hooks have to tell each other.
     pub fn hooks_scratch(&self) -> PathBuf {
         self.0.join("hooks")
-    }
-
-    /// The directory itself.
-    pub fn path(&self) -> &Path {
-        &self.0
     }
 
     /// What the daemon, its runs and whoever pauses them leave for each other.
@@ -107,6 +107,11 @@ impl StateDir {
         builder
             .create(&path)
             .map_err(|source| self.failed(&path, source))
+    }
+
+    /// What the server's work asked of its hardware.
+    pub fn load(&self) -> PathBuf {
+        self.0.join("load")
     }
 
     /// Takes the lock for one run; it ends with the process, however that ends.

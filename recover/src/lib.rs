@@ -12,6 +12,7 @@
 //!
 //! - [`site`]: enrolment, choosing server and point; [`keys`]: opening keys, locked and on paper;
 //! - [`image`]: a recovery point as a disk, from a vault or from its packs;
+//! - [`sizing`]: how large a machine its server's work needs;
 //! - [`restore`]: back into a file or device; [`overlay`]: what a recovered server writes;
 //! - [`serve_disk`]: vhost-user-blk and NBD; [`network`]: namespaces, taps, published ports;
 //! - [`failover`]: all of it, one command; [`command`]: the command line.
@@ -39,3 +40,4 @@ pub mod serve_disk;
 #[path = "../shim/instructions.rs"]
 pub mod shim_instructions;
 pub mod site;
+pub mod sizing;

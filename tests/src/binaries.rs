@@ -15,10 +15,18 @@ pub fn path(name: &str) -> PathBuf {
         .unwrap_or_else(|| PathBuf::from(name));
     assert!(
         program.exists(),
-        "{} is not built: run 'cargo build --workspace --bins' first",
+        "{} is not built: 'cargo build --workspace --bins' builds all but the static one, 'make test' \
+         that too",
         program.display()
     );
     program
+}
+
+/// Where what takes long to make is kept.
+pub fn cache() -> PathBuf {
+    let home = std::env::var_os("HOME").unwrap_or_default();
+    let told = std::env::var_os("RELEVO_CACHE").map(PathBuf::from);
+    told.unwrap_or_else(|| Path::new(&home).join(".cache/relevo"))
 }
 
 /// The root of the source tree.

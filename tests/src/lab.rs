@@ -23,23 +23,30 @@ pub struct Lab {
 impl Lab {
     /// A new vault with keys and an enrolled recovery site.
     pub fn new() -> Self {
-        Self::make(None, None)
+        Self::make(None, None, "127.0.0.1")
     }
 
     /// The same with the vault's files below `parent`.
     pub fn with_vault_in(parent: &Path) -> Self {
-        Self::make(Some(parent), None)
+        Self::make(Some(parent), None, "127.0.0.1")
     }
 
     /// The same in a network of its own, whose line can be cut.
     pub fn in_namespace(name: &str) -> Self {
-        Self::make(None, Some(Namespace::new(name)))
+        Self::make(None, Some(Namespace::new(name)), "127.0.0.1")
     }
 
-    fn make(vault_dir: Option<&Path>, namespace: Option<Namespace>) -> Self {
+    /// The same, with a vault at this address of that network's loopback.
+    pub fn in_namespace_at(name: &str, address: &str) -> Self {
+        let namespace = Namespace::new(name);
+        namespace.add_address(address);
+        Self::make(None, Some(namespace), address)
+    }
+
+    fn make(vault_dir: Option<&Path>, namespace: Option<Namespace>, address: &str) -> Self {
         let dir = tempfile::tempdir().unwrap_or_else(|e| panic!("no directory for a test: {e}"));
         let vault_dir = vault_dir.unwrap_or(dir.path()).to_path_buf();
-        let address = "127.0.0.1:0".to_string();
+        let address = format!("{address}:0");
         let mut lab = Self {
             vault: None,
             dir,

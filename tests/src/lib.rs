@@ -8,6 +8,7 @@
 //! * [`ailing`]: a disk that cannot be read everywhere.
 //! * [`disks`]: the demo server's disk and the site kernel, made once and cached.
 //! * [`filesystems`]: real file systems in image files, made, filled and compared.
+//! * [`server`]: a server of a test's own, with systemd, to install something on.
 //! * [`suite`]: runs cases; one that needs what the host lacks is counted as ignored and says why.
 //!
 //! Invariant: a test leaves no process, mount, network device or namespace behind.
@@ -19,4 +20,5 @@ pub mod filesystems;
 pub mod lab;
 pub mod namespace;
 pub mod program;
+pub mod server;
 pub mod suite;

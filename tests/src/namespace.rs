@@ -27,6 +27,11 @@ impl Namespace {
         ip(&["-n", &self.0, "link", "set", "lo", "up"]);
     }
 
+    /// Gives it one more address.
+    pub fn add_address(&self, address: &str) {
+        ip(&["-n", &self.0, "address", "add", address, "dev", "lo"]);
+    }
+
     /// A command that runs in it.
     pub fn command<S: AsRef<OsStr>>(
         &self,

@@ -52,6 +52,24 @@ impl Need {
         )
     }
 
+    /// What makes packages, as `make package` builds it.
+    pub fn packagers() -> Self {
+        let bin = crate::binaries::cache().join("package/bin");
+        let there = ["cargo-deb", "cargo-generate-rpm"].map(|name| bin.join(name).exists());
+        Self::new(
+            "cargo-deb and cargo-generate-rpm",
+            there == [true; 2],
+            "'make package' builds them",
+        )
+    }
+
+    /// File systems in layers.
+    pub fn overlay() -> Self {
+        let known = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
+        let there = known.contains("\toverlay\n");
+        Self::new("overlayfs", there, "load the overlay module")
+    }
+
     /// A program in the path.
     pub fn program(name: &'static str) -> Self {
         let paths = std::env::var_os("PATH").unwrap_or_default();

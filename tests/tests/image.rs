@@ -200,8 +200,40 @@ fn packed(lab: &Lab) -> u64 {
     total
 }
 
+/// Guards what a recovery site buys machines by: from the agent's history through the sealed
+/// inventory to the recommendation. Figures that are given stand for those of a server's own disks.
+fn a_machine_is_sized_by_what_was_measured() {
+    let lab = Lab::new();
+    lab.enroll_agent("db1");
+    let disk = lab.path("disk.raw");
+    mixed(&disk, 8 * MIB, 3);
+    lab.backup("db1", &disk);
+    let plain = lab.recover(&["inspect", "db1"]).expect_success();
+    assert!(!plain.contains("VCPUS"), "nothing was measured: {plain}");
+    let told = lab.path("told.json");
+    let load = r#"{"cpus":8,"memory":8589934592,"load":{"minutes":20160,"all":{
+        "cpu":[100,1500,5200],"memory":[1,3221225472,5000000000],"reads":[1,80,900]}}}"#;
+    std::fs::write(&told, load).unwrap_or_else(|e| panic!("{e}"));
+    let mut backup = lab.backup_command("db1", &disk);
+    backup.arg("--inventory").arg(&told);
+    finish(backup).expect_success();
+    let page = lab.recover(&["inspect", "db1"]).expect_success();
+    assert!(page.contains("14 days measured"), "{page}");
+    let facts = lab.recover(&["inspect", "db1", "--json"]).expect_json();
+    let sizing = &facts["sizing"];
+    assert_eq!(sizing["usual"]["vcpus"], 2, "{sizing}");
+    assert_eq!(sizing["usual"]["memory"], 15_u64 * (256 << 20), "{sizing}");
+    assert_eq!(sizing["usual"]["iops"], 100, "{sizing}");
+    assert_eq!(sizing["peak"]["vcpus"], 6, "{sizing}");
+    assert_eq!(facts["inventory"]["load"]["minutes"], 20160);
+}
+
 fn main() {
     Suite::default()
+        .case(
+            "a machine is sized by what was measured",
+            a_machine_is_sized_by_what_was_measured,
+        )
         .case(
             "a_restored_disk_equals_its_source",
             a_restored_disk_equals_its_source,

@@ -266,6 +266,7 @@ fn fstab(text: &str) -> Vec<Mount> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::load::history;
 
     #[test]
     fn kernels_are_ordered_by_number() {
@@ -301,7 +302,15 @@ mod tests {
         let path = dir.path().join("disk.raw");
         std::fs::write(&path, vec![0xa5; 100_000]).unwrap();
         let disk = Disk::open(&path.into()).unwrap();
-        let found = crate::inventory::of_disks(&[disk]);
+        let (load, now) = (dir.path().join("load"), relevo_wire::Timestamp::now());
+        let minute = history::Minute {
+            number: history::minute_of(now),
+            figures: [1; 8],
+        };
+        let history = history::History::open(&load).unwrap();
+        history.keep(&minute).unwrap();
+        assert!(crate::load::of(&load, now).is_some());
+        let found = crate::inventory::of_disks(&[disk], &load);
         let expected = Inventory {
             disks: found.disks.clone(),
             ..Inventory::default()

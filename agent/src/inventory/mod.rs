@@ -10,20 +10,25 @@ mod partitions;
 
 use std::path::{Path, PathBuf};
 
+use relevo_wire::Timestamp;
 use relevo_wire::inventory::{Inventory, InventoryDisk};
 
 use crate::AgentError;
 use crate::disk::{Disk, DiskArgument};
+use crate::load;
 
 pub use host::local_disks;
 
 /// The inventory that goes with these disks: the live server's when they are all its own
-/// hardware, else what the disks themselves tell. An image imaged elsewhere must not come back
-/// with its host's network.
-pub fn of_disks(disks: &[Disk]) -> Inventory {
+/// hardware, with the history of its load in that file, else what the disks themselves tell. An
+/// image imaged elsewhere must not come back with its host's network.
+pub fn of_disks(disks: &[Disk], load: &Path) -> Inventory {
     let described = disks.iter().map(describe).collect();
     if disks.iter().all(Disk::is_own_hardware) {
-        host::inventory(Path::new("/"), described)
+        Inventory {
+            load: load::of(load, Timestamp::now()),
+            ..host::inventory(Path::new("/"), described)
+        }
     } else {
         image::inventory(disks, described)
     }

@@ -140,6 +140,11 @@ impl Probe {
         }
     }
 
+    /// Ends all that there are, of disks that are gone too.
+    pub fn stop_all() -> io::Result<()> {
+        remove(&Path::new(PINS).join("relevo"))
+    }
+
     /// What it was started with.
     pub fn generation(&self) -> u64 {
         self.told(GENERATION)

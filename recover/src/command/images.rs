@@ -19,6 +19,7 @@ use crate::failure::Failure;
 use crate::image::{Patience, RecoveryPoint, soundness};
 use crate::restore;
 use crate::site::Site;
+use crate::sizing::{Size, Sizing};
 
 pub fn enroll(state: &Path, args: &EnrollArgs) -> Result<(), Failure> {
     let name = match &args.name {
@@ -151,6 +152,7 @@ pub fn inspect(state: &Path, args: &InspectArgs) -> Result<(), Failure> {
             "finished": body.finished,
             "disks": disks,
             "inventory": inventory,
+            "sizing": inventory.load.as_ref().and_then(|load| Sizing::of(load, inventory)),
             "points": points.iter().map(point_json).collect::<Vec<_>>(),
         }));
     }
@@ -212,7 +214,36 @@ pub fn inspect(state: &Path, args: &InspectArgs) -> Result<(), Failure> {
         ]));
     }
     text.push_str(&table(&facts));
+    if let Some(sizing) = inventory
+        .load
+        .as_ref()
+        .and_then(|load| Sizing::of(load, inventory))
+    {
+        text.push_str(&sizing_text(&sizing));
+    }
     print(&text)
+}
+
+fn sizing_text(sizing: &Sizing) -> String {
+    let size = |name: &str, size: &Size| {
+        row(&[
+            name,
+            &size.vcpus.to_string(),
+            &bytes(size.memory),
+            &size.iops.to_string(),
+            &format!("{}/s", bytes(size.disk_bytes_per_second)),
+            &format!("{:.1} Mbit/s", size.network_bits_per_second as f64 / 1e6),
+        ])
+    };
+    format!(
+        "\nA machine for its work ({})\n{}",
+        sizing.basis(),
+        table(&[
+            row(&["", "VCPUS", "MEMORY", "DISK IOPS", "DISK", "NETWORK"]),
+            size("usual", &sizing.usual),
+            size("peak", &sizing.peak),
+        ])
+    )
 }
 
 pub fn restore(state: &Path, args: &RestoreArgs) -> Result<(), Failure> {

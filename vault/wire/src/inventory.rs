@@ -5,6 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::load::{Load, LoadDay, LoadFigures, LoadHour, Spread};
+
 /// A server as the agent saw it when the image was taken.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -53,6 +55,9 @@ pub struct Inventory {
     pub services: Vec<String>,
     /// TCP ports that were listened on, other than on loopback.
     pub listening_ports: Vec<u16>,
+    /// What its work asked of processors, memory, disks and network; none where the agent does
+    /// not run all the time.
+    pub load: Option<Load>,
 }
 
 /// How a server's firmware finds its boot loader.

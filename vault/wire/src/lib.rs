@@ -8,8 +8,8 @@
 //!
 //! * [`id`], [`time`]: one type per kind of identifier, one clock.
 //! * [`key`]: the tenant's keys and their files.
-//! * [`chunker`], [`chunk`], [`index`], [`manifest`], [`inventory`]: an image, from blocks to
-//!   recovery point.
+//! * [`chunker`], [`chunk`], [`index`], [`manifest`], [`inventory`], [`load`]: an image, from
+//!   blocks to recovery point.
 //! * [`message`], [`frame`], [`upload`]: the protocol, without input or output of its own.
 //! * [`policy`], with [`calendar`] and [`zone`]: when and how gently a server is to be imaged.
 //! * [`identity`], [`enrollment`], [`tls`], [`client`]: who may speak, and the connection.
@@ -33,6 +33,7 @@ pub mod identity;
 pub mod index;
 pub mod inventory;
 pub mod key;
+pub mod load;
 pub mod manifest;
 pub mod message;
 pub mod policy;

@@ -9,6 +9,7 @@ use quinn::{Connection, Endpoint, EndpointConfig, TokioRuntime, TransportConfig}
 use rustix::net::sockopt;
 
 use super::error::{ClientError, describe};
+use super::resolve::Resolver;
 use crate::identity::VAULT_NAME;
 
 /// Bytes that a peer may have sent on all streams and that nobody has read.
@@ -57,10 +58,10 @@ pub(super) async fn dial(
         vault: vault.to_string(),
         reason,
     };
-    let addresses: Vec<SocketAddr> = tokio::net::lookup_host(vault)
+    let addresses: Vec<SocketAddr> = Resolver::default()
+        .lookup(vault)
         .await
-        .map_err(|e| address_error(e.to_string()))?
-        .collect();
+        .map_err(address_error)?;
     let crypto =
         QuicClientConfig::try_from(tls).map_err(|e| ClientError::Credentials(e.to_string()))?;
     let mut config = quinn::ClientConfig::new(Arc::new(crypto));

@@ -5,6 +5,7 @@ mod error;
 mod exchange;
 mod pages;
 mod renewal;
+pub mod resolve;
 
 use std::sync::Arc;
 
