@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help prerequisites build package demo test lint site-kernel demo-disk bench-index bench-vault fuzz
+.PHONY: help prerequisites build package demo test lint site-kernel demo-disk bench-index bench-vault bench-line fuzz
 
 # Where rustup puts cargo, ahead of a distribution's older one.
 export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
@@ -46,6 +46,9 @@ bench-vault: build demo-disk ## Measure beside restic, borg and rustic; RELEVO_B
 	@tests/install-bench-peers
 	@PATH=$(or $(RELEVO_CACHE),$(HOME)/.cache/relevo)/bench/bin:$$PATH RELEVO_LOG=error \
 		$(or $(CARGO_TARGET_DIR),target)/release/relevo-bench
+
+bench-line: build ## Measure uploads over long, lossy lines (about 12 minutes)
+	@RELEVO_LOG=error $(or $(CARGO_TARGET_DIR),target)/release/relevo-bench-line
 
 fuzz: ## Feed one parser with mutated inputs until stopped; TARGET=pack, more without
 	@tests/fuzz/run $(TARGET)

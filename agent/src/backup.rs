@@ -24,7 +24,7 @@ use crate::report::{BackupReport, DiskTracking};
 use crate::seal::UnderWay;
 use crate::stop::Stop;
 use crate::tracking::Tracking;
-use crate::uplink::{Committed, Dial, Link, Patience, Uplink, UplinkError};
+use crate::uplink::{Committed, Dial, Link, Patience, Uplink, UplinkError, within_memory};
 
 /// Sealed chunks between the workers and the uplink: at most 4 MiB.
 const OFFERS: usize = 16;
@@ -215,9 +215,10 @@ impl BackupRun {
                 Step::UnderWay(tokio::task::spawn_blocking(record)),
             ),
         };
+        let limits = within_memory(self.limits, self.workers);
         let uploaded = tokio::select! {
             biased;
-            uploaded = uplink.upload(offered, facts, &self.counters, self.limits) => {
+            uploaded = uplink.upload(offered, facts, &self.counters, limits) => {
                 uploaded.map_err(AgentError::from)
             }
             () = self.stop.wait() => Err(AgentError::Interrupted),

@@ -16,7 +16,7 @@
 //! * [`consistency`]: how the server is held still for an instant; [`hooks`]: how applications are
 //!   made ready for it.
 //! * [`used`]: which blocks are in use, by the disk's own structures.
-//! * [`seal`]: one span to one leaf of the index; [`pipeline`]: one disk to one root, with its
+//! * [`seal`]: one span to one leaf of the index, more densely when the line is slow; [`pipeline`]: one disk to one root, with its
 //!   [`leaves`] in a file meanwhile.
 //! * [`uplink`]: drives [`relevo_wire::upload`] over a vault that may go away and come back.
 //! * [`cache`]: what the vault is known to have. [`backup`]: a whole run.
@@ -33,11 +33,13 @@
 //! * A cache that is lost, damaged or another vault's costs time, never correctness: its rows
 //!   are authenticated under a key that names vault, epoch, tenant and server.
 //! * No recovery point comes of a disk that could not be read whole.
-//! * Memory does not depend on the size of the disks. With *n* workers, at most: *n* × 6 MiB of
-//!   spans and compressors, 4 MiB of sealed chunks between workers and uplink, 48 MiB of them
-//!   in the uplink (and at most 65,536 chunks), 24 MiB of what was read in the instant, 2 MiB of pages for each of *n* + 1 cache
-//!   connections, one open index node per level, and maps of what is in use: 8 MiB for each
-//!   disk, twice that and at most 32 MiB more while it is looked at.
+//! * Memory does not depend on the size of the disks, and is at most 64 MiB: the program's own
+//!   pages (12 MiB), with *n* ≤ 3 workers *n* × 6 MiB of spans and compressors, 4 MiB of sealed
+//!   chunks between workers and uplink, in the uplink what the line needs of them
+//!   ([`relevo_wire::upload::UploadLimits::on`]) and at most what is left ([`uplink::within_memory`];
+//!   and at most 65,536 chunks), 24 MiB of what was read in the instant, 2 MiB of pages for each of *n* + 1 cache connections, one open
+//!   index node per level. Maps of what is in use: 8 MiB for each disk, twice that and at most
+//!   32 MiB more while it is looked at, before anything is read.
 
 pub mod backup;
 pub mod cache;

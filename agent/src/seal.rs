@@ -1,9 +1,11 @@
 //! One span becomes one leaf of the index: what is known is passed by, the rest is cut and sealed.
 
+pub(crate) mod dense;
 mod held;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use relevo_wire::ChunkId;
 use relevo_wire::chunk::{Chunk, Compressor, SealedChunk};
@@ -12,18 +14,22 @@ use relevo_wire::index::{ChunkRef, Extent, Node};
 use relevo_wire::key::{ChunkKey, TenantSecret};
 use tokio::sync::mpsc;
 
+use dense::{Effort, Inquirer};
+
 use crate::cache::{CacheReader, KnownSpan};
 use crate::span::{Content, Span, is_zero};
 
 pub use held::HeldSpan;
 
 /// A chunk for the vault, if it has it not.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Offer {
     /// The chunk.
     pub chunk: SealedChunk,
     /// Bytes of a disk in it; 0 for the index and the inventory.
     pub plaintext: u32,
+    /// Who only wants to know whether the vault has it: then it is not to be sent.
+    pub(crate) inquirer: Option<Inquirer>,
 }
 
 /// The uplink takes no more chunks, because it failed.
@@ -80,6 +86,7 @@ pub struct Sealer {
     cache: CacheReader,
     under_way: UnderWay,
     offers: mpsc::Sender<Offer>,
+    effort: Effort,
 }
 
 impl Sealer {
@@ -100,6 +107,7 @@ impl Sealer {
             cache,
             under_way,
             offers,
+            effort: Effort::default(),
         }
     }
 
@@ -174,14 +182,10 @@ impl Sealer {
         let hash = hash
             .filter(|_| secret == 0)
             .unwrap_or_else(|| hash_under(0));
-        let mut extents = Vec::new();
-        for range in chunker::cut(bytes) {
-            let extent = self.extent(&bytes[range])?;
-            match (extents.last_mut(), extent) {
-                (Some(Extent::Zero { length }), Extent::Zero { length: more }) => *length += more,
-                _ => extents.push(extent),
-            }
-        }
+        let extents = match self.effort.is_dense() {
+            true => self.dense_extents(bytes)?,
+            false => self.extents(bytes)?,
+        };
         let node = Node::Leaf(extents).seal(&self.secrets[0]);
         let leaf = reference(&node);
         self.offer_node(node)?;
@@ -212,24 +216,45 @@ impl Sealer {
         Ok(chunk_ref)
     }
 
-    fn extent(&mut self, plaintext: &[u8]) -> Result<Extent, UplinkGone> {
+    /// The chunks of a span; what is not known of them is offered.
+    fn extents(&mut self, bytes: &[u8]) -> Result<Vec<Extent>, UplinkGone> {
+        let mut extents = Vec::new();
+        for range in chunker::cut(bytes) {
+            let plaintext = &bytes[range];
+            let extent = match self.known_extent(plaintext) {
+                Some(extent) => extent,
+                None => {
+                    let sealed = self.seal_chunk(plaintext);
+                    let (length, chunk) = (plaintext.len() as u32, reference(&sealed));
+                    self.offer(sealed, length)?;
+                    Extent::Data { length, chunk }
+                }
+            };
+            push(&mut extents, extent);
+        }
+        Ok(extents)
+    }
+
+    /// Zeros, or a chunk that the vault has or is about to have.
+    fn known_extent(&mut self, plaintext: &[u8]) -> Option<Extent> {
         let length = plaintext.len() as u32;
         if is_zero(plaintext) {
-            return Ok(Extent::Zero { length });
+            return Some(Extent::Zero { length });
         }
-        let chunk = Chunk::new(&self.secrets[0], plaintext);
-        let key = chunk.key();
+        let key = Chunk::new(&self.secrets[0], plaintext).key();
         if let Some(id) = self.is_known(&key) {
             let chunk = ChunkRef { id, key };
-            return Ok(Extent::Data { length, chunk });
+            return Some(Extent::Data { length, chunk });
         }
-        if let Some(chunk) = self.known_before(plaintext) {
-            return Ok(Extent::Data { length, chunk });
-        }
-        let sealed = chunk.seal(&mut self.compressor);
-        let chunk = reference(&sealed);
-        self.offer(sealed, length)?;
-        Ok(Extent::Data { length, chunk })
+        let chunk = self.known_before(plaintext)?;
+        Some(Extent::Data { length, chunk })
+    }
+
+    fn seal_chunk(&mut self, plaintext: &[u8]) -> SealedChunk {
+        let begun = Instant::now();
+        let sealed = Chunk::new(&self.secrets[0], plaintext).seal(&mut self.compressor);
+        self.effort.sealed(begun.elapsed());
+        sealed
     }
 
     /// The chunk of this plaintext that an earlier generation's secret made: an index names a
@@ -251,9 +276,26 @@ impl Sealer {
 
     fn offer(&mut self, chunk: SealedChunk, plaintext: u32) -> Result<(), UplinkGone> {
         self.under_way.insert(reference(&chunk));
-        self.offers
-            .blocking_send(Offer { chunk, plaintext })
-            .map_err(|_| UplinkGone)
+        self.hand_over(Offer {
+            chunk,
+            plaintext,
+            inquirer: None,
+        })
+    }
+
+    fn hand_over(&mut self, offer: Offer) -> Result<(), UplinkGone> {
+        let begun = Instant::now();
+        let sent = self.offers.blocking_send(offer).map_err(|_| UplinkGone);
+        self.effort.waited(begun.elapsed());
+        sent
+    }
+}
+
+/// Adds an extent; neighbouring zeros become one.
+fn push(extents: &mut Vec<Extent>, extent: Extent) {
+    match (extents.last_mut(), extent) {
+        (Some(Extent::Zero { length }), Extent::Zero { length: more }) => *length += more,
+        (_, extent) => extents.push(extent),
     }
 }
 

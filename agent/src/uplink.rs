@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use relevo_wire::chunk::SealedChunk;
-use relevo_wire::client::{ClientError, VaultConnection};
+use relevo_wire::client::{ClientError, Line, VaultConnection};
 use relevo_wire::enrollment::Enrollment;
 use relevo_wire::manifest::SealedManifest;
 use relevo_wire::message::{Refusal, RefusalCode, Request, Response};
@@ -23,10 +23,33 @@ use tokio::time::Instant;
 use crate::cache::Fact;
 use crate::pace::Pace;
 use crate::pipeline::Counters;
+use crate::seal::dense::Inquirer;
 use crate::seal::{Offer, reference};
 
 /// Most chunks that wait for an acknowledgement, however small they are.
 const MAX_PENDING: usize = 65_536;
+
+/// What a run takes of the server's memory at most.
+const MEMORY: usize = 64 << 20;
+/// Of that, the program's own pages, its libraries' buffers, and what waits between workers and
+/// uplink.
+const FIXED: usize = 28 << 20;
+/// What a worker takes: a span, a compressor, the cache's pages.
+const WORKER: usize = 7 << 20;
+/// Held in any case: with less even a local line runs dry.
+const LEAST_HELD: usize = 8 << 20;
+
+/// `limits`, and no more sealed bytes than [`MEMORY`] leaves beside `workers`.
+pub fn within_memory(limits: UploadLimits, workers: usize) -> UploadLimits {
+    let left = MEMORY.saturating_sub(FIXED + workers * WORKER);
+    UploadLimits {
+        held_bytes: limits.held_bytes.min(left.max(LEAST_HELD)),
+        ..limits
+    }
+}
+
+/// How often it is looked at what the line carries.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// Why an upload ended.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +81,10 @@ pub enum Committed {
 pub trait Link: Clone + Send + Sync + 'static {
     /// The vault and its epoch.
     fn vault(&self) -> (VaultId, u64);
+    /// What the line to it was found to carry, if that is known.
+    fn line(&self) -> Option<Line> {
+        None
+    }
     /// Which of `ids` the vault has: one bit each, lowest first.
     fn have(&self, ids: Vec<ChunkId>) -> impl Future<Output = Result<Vec<u8>, ClientError>> + Send;
     /// Stores chunks; they are on stable storage when this returns. Bytes added to the vault.
@@ -123,6 +150,10 @@ impl Link for VaultLink {
     fn vault(&self) -> (VaultId, u64) {
         let welcome = self.connection.welcome();
         (welcome.vault, welcome.epoch)
+    }
+
+    fn line(&self) -> Option<Line> {
+        self.connection.line()
     }
 
     async fn have(&self, ids: Vec<ChunkId>) -> Result<Vec<u8>, ClientError> {
@@ -216,8 +247,11 @@ enum Answer {
 }
 
 /// What is remembered of a chunk until it is durable.
+#[derive(Default)]
 struct Pending {
     plaintext: u32,
+    /// Wait to hear whether the vault has it.
+    inquirers: Vec<Inquirer>,
     /// Crossed the network at least once; the acknowledgement may have been lost.
     put: bool,
 }
@@ -261,24 +295,33 @@ impl<'a, D: Dial> Uplink<'a, D> {
         counters: &Arc<Counters>,
         limits: UploadLimits,
     ) -> Result<(), UplinkError> {
-        let mut upload = Upload::new(limits);
+        let mut upload = Upload::new(self.limits_on_the_line(limits));
+        let mut looked = Instant::now();
         let mut pending: HashMap<ChunkId, Pending> = HashMap::new();
         let mut under_way: JoinSet<(BatchId, Result<Answer, ClientError>)> = JoinSet::new();
         let mut open = true;
         loop {
+            if looked.elapsed() >= LOOK {
+                looked = Instant::now();
+                upload.set_limits(self.limits_on_the_line(limits));
+            }
             while let Some(transmit) = upload.poll_transmit() {
                 self.send(transmit, &mut under_way, &mut pending);
             }
             while let Some(durable) = upload.poll_durable() {
                 let chunk = durable.chunk;
-                if let Some(known) = pending.remove(&chunk.id())
-                    && (durable.sent || known.put)
-                {
+                let known = pending.remove(&chunk.id()).unwrap_or_default();
+                known.inquirers.into_iter().for_each(|i| i.answer(true));
+                if durable.sent || known.put {
                     Counters::add(&counters.sent, chunk.bytes().len() as u64);
                     Counters::add(&counters.new, u64::from(known.plaintext));
                 }
                 // A cache that ended costs the next run time, not this one its image.
                 let _ = facts.send(Fact::Stored(reference(&chunk))).await;
+            }
+            while let Some(chunk) = upload.poll_declined() {
+                let known = pending.remove(&chunk.id()).unwrap_or_default();
+                known.inquirers.into_iter().for_each(|i| i.answer(false));
             }
             if !open && upload.is_idle() {
                 return Ok(());
@@ -306,9 +349,18 @@ impl<'a, D: Dial> Uplink<'a, D> {
                     }
                 }
                 offer = offers.recv(), if room => match offer {
-                    Some(Offer { chunk, plaintext }) => {
-                        pending.entry(chunk.id()).or_insert(Pending { plaintext, put: false });
-                        upload.offer(chunk);
+                    Some(Offer { chunk, plaintext, inquirer }) => {
+                        let known = pending.entry(chunk.id()).or_default();
+                        match inquirer {
+                            Some(inquirer) => {
+                                known.inquirers.push(inquirer);
+                                upload.inquire(chunk);
+                            }
+                            None => {
+                                known.plaintext = plaintext;
+                                upload.offer(chunk);
+                            }
+                        }
                     }
                     None => {
                         open = false;
@@ -317,6 +369,11 @@ impl<'a, D: Dial> Uplink<'a, D> {
                 },
             }
         }
+    }
+
+    /// As much under way as the line needs, within what memory allows.
+    fn limits_on_the_line(&self, most: UploadLimits) -> UploadLimits {
+        self.link.line().map_or(most, |line| most.on(line))
     }
 
     fn send(

@@ -10,6 +10,8 @@ use crate::binaries;
 use crate::namespace::Namespace;
 use crate::program::{Finished, Running, finish};
 
+const LOOPBACK: &str = "127.0.0.1";
+
 /// A vault process, its files, and those of one recovery site. Agents are added by name.
 pub struct Lab {
     // Dropped in this order: the vault ends before its files and its network go.
@@ -23,30 +25,30 @@ pub struct Lab {
 impl Lab {
     /// A new vault with keys and an enrolled recovery site.
     pub fn new() -> Self {
-        Self::make(None, None, "127.0.0.1")
+        Self::make(None, None, LOOPBACK)
     }
 
     /// The same with the vault's files below `parent`.
     pub fn with_vault_in(parent: &Path) -> Self {
-        Self::make(Some(parent), None, "127.0.0.1")
+        Self::make(Some(parent), None, LOOPBACK)
     }
 
     /// The same in a network of its own, whose line can be cut.
     pub fn in_namespace(name: &str) -> Self {
-        Self::make(None, Some(Namespace::new(name)), "127.0.0.1")
+        Self::make(None, Some(Namespace::new(name)), LOOPBACK)
     }
 
-    /// The same, with a vault at this address of that network's loopback.
-    pub fn in_namespace_at(name: &str, address: &str) -> Self {
+    /// The same with the vault at an IPv4 address of its own there.
+    pub fn in_namespace_at(name: &str, vault: &str) -> Self {
         let namespace = Namespace::new(name);
-        namespace.add_address(address);
-        Self::make(None, Some(namespace), address)
+        namespace.ip(&["addr", "add", &format!("{vault}/32"), "dev", "lo"]);
+        Self::make(None, Some(namespace), vault)
     }
 
-    fn make(vault_dir: Option<&Path>, namespace: Option<Namespace>, address: &str) -> Self {
+    fn make(vault_dir: Option<&Path>, namespace: Option<Namespace>, vault: &str) -> Self {
         let dir = tempfile::tempdir().unwrap_or_else(|e| panic!("no directory for a test: {e}"));
         let vault_dir = vault_dir.unwrap_or(dir.path()).to_path_buf();
-        let address = format!("{address}:0");
+        let address = format!("{vault}:0");
         let mut lab = Self {
             vault: None,
             dir,
@@ -175,17 +177,21 @@ impl Lab {
             .expect_success();
     }
 
+    /// Enrols an agent that knows the vault by another address than its own.
+    pub fn enroll_agent_at(&self, name: &str, address: &str) {
+        self.try_enroll_at(name, &self.token("agent"), address)
+            .expect_success();
+    }
+
     /// Tries to enrol an agent with a given token.
     pub fn try_enroll_agent(&self, name: &str, token: &str) -> Finished {
+        self.try_enroll_at(name, token, &self.address)
+    }
+
+    fn try_enroll_at(&self, name: &str, token: &str, address: &str) -> Finished {
         let (keys, state) = (self.text("keys/sealing-keys.toml"), self.text(name));
         let vault = [
-            "enroll",
-            "--vault",
-            &self.address,
-            "--token",
-            token,
-            "--keys",
-            &keys,
+            "enroll", "--vault", address, "--token", token, "--keys", &keys,
         ];
         let own = ["--name", name, "--state", &state];
         finish(self.command("relevo-agent", &[&vault[..], &own[..]].concat()))

@@ -27,9 +27,12 @@ impl Namespace {
         ip(&["-n", &self.0, "link", "set", "lo", "up"]);
     }
 
-    /// Gives it one more address.
-    pub fn add_address(&self, address: &str) {
-        ip(&["-n", &self.0, "address", "add", address, "dev", "lo"]);
+    /// Runs `ip` with these arguments in it.
+    ///
+    /// # Panics
+    /// When it fails.
+    pub fn ip(&self, args: &[&str]) {
+        ip(&[&["-n", self.0.as_str()], args].concat());
     }
 
     /// A command that runs in it.

@@ -148,6 +148,22 @@ impl Running {
         self.child.id()
     }
 
+    /// Waits for its end and returns the most of its memory that was ever resident, in KiB, as
+    /// the kernel counted it (`VmHWM`, proc(5)).
+    pub fn peak_memory(&self) -> u64 {
+        let status = format!("/proc/{}/status", self.child.id());
+        let mut peak = 0;
+        wait_while(|| {
+            let text = std::fs::read_to_string(&status).unwrap_or_default();
+            let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+            let now = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+            peak = now.unwrap_or(0).max(peak);
+            // What is over has no memory.
+            now.is_some()
+        });
+        peak
+    }
+
     /// Kills it without warning and waits until it is gone.
     pub fn kill(&mut self) {
         let _ = self.child.kill();

@@ -64,7 +64,7 @@ fn lab_and_server(name: &str) -> (Lab, Server) {
     let lab = Lab::in_namespace_at(name, VAULT);
     let network = lab.namespace().unwrap_or_else(|| panic!("no network"));
     for address in [MOVED, STRANGER] {
-        network.add_address(address);
+        network.ip(&["address", "add", address, "dev", "lo"]);
     }
     let server = Server::start(network);
     fs::copy(program(), server.path(BROUGHT)).unwrap_or_else(|e| panic!("{e}"));

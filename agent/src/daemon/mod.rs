@@ -43,6 +43,7 @@ use relevo_wire::policy::BackupPolicy;
 use relevo_wire::zone::Zone;
 
 use crate::AgentError;
+use crate::load::Sampler;
 use crate::pace::pressure;
 use crate::policy::Known;
 use crate::state::StateDir;
@@ -86,6 +87,8 @@ pub struct Daemon {
     asked: Option<Duration>,
     /// When the last minute's work was done.
     minute: Option<Duration>,
+    /// Measures the server's load, where its file can be written.
+    load: Option<Sampler>,
     /// Since when a run that is due waits for a busy server.
     busy_since: Option<Duration>,
     ending: bool,
@@ -133,6 +136,9 @@ impl Daemon {
             question: None,
             asked: None,
             minute: None,
+            load: Sampler::open(&state.load())
+                .inspect_err(|error| tracing::warn!("the server's load is not kept: {error}"))
+                .ok(),
             busy_since: None,
             ending: false,
             state,
@@ -185,6 +191,11 @@ impl Daemon {
         self.minute = Some(now.up);
         // The zone may have been set since.
         self.zone = Zone::of_this_machine();
+        if let Some(load) = &mut self.load
+            && let Err(error) = load.sample(now.wall)
+        {
+            tracing::debug!("the server's load: {error}");
+        }
     }
 
     /// Decides, starts what is due and says how long to sleep.

@@ -142,6 +142,11 @@ impl SealedChunk {
         self.id
     }
 
+    /// Whether its plaintext got shorter by compression. What does not is not worth another try.
+    pub fn is_compressed(&self) -> bool {
+        self.bytes.starts_with(&[KIND_DATA, CODEC_ZSTD])
+    }
+
     /// The key that opens it.
     pub fn key(&self) -> ChunkKey {
         self.key
@@ -209,24 +214,41 @@ impl From<&SealedChunk> for CheckedChunk {
 }
 
 /// A zstd compressor that keeps its working memory between chunks.
-pub struct Compressor(zstd::bulk::Compressor<'static>);
+pub struct Compressor {
+    zstd: zstd::bulk::Compressor<'static>,
+    level: i32,
+}
 
 impl Compressor {
-    /// zstd level 3 is about as fast as a disk reads and shrinks server data to half or less.
+    /// zstd level 3 is about as fast as a disk reads and shrinks server data to half or less. All
+    /// seal at this level unless they have a reason: equal plaintext is one chunk only when it is
+    /// compressed alike.
     pub const LEVEL: i32 = 3;
+    /// Some 8 % smaller at a fifth of the speed, for lines that are slower still.
+    pub const DENSE_LEVEL: i32 = 9;
 
     /// A compressor at [`LEVEL`](Self::LEVEL).
     pub fn new() -> Self {
         match zstd::bulk::Compressor::new(Self::LEVEL) {
-            Ok(inner) => Self(inner),
+            Ok(zstd) => Self {
+                zstd,
+                level: Self::LEVEL,
+            },
             Err(error) => panic!("zstd gave no compression context: {error}"),
+        }
+    }
+
+    /// Compresses at another level from now on.
+    pub fn set_level(&mut self, level: i32) {
+        if level != self.level && self.zstd.set_compression_level(level).is_ok() {
+            self.level = level;
         }
     }
 
     /// The compressed bytes, or nothing when they would not be shorter by at least 1/16.
     fn compress(&mut self, plaintext: &[u8]) -> Option<Vec<u8>> {
         let worthwhile = plaintext.len() - plaintext.len() / 16;
-        self.0
+        self.zstd
             .compress(plaintext)
             .ok()
             .filter(|c| c.len() < worthwhile)

@@ -8,12 +8,14 @@
 //!
 //! ```text
 //! offer ─► to_ask ─► Ask ─ Known ─┬─► durable                (the vault had it)
-//!                                 └─► to_put ─► Put ─ Stored ─► durable
+//! inquire ──┘                     ├─► to_put ─► Put ─ Stored ─► durable
+//!                                 └─► declined               (it had not what was inquired for)
 //! ```
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use crate::chunk::SealedChunk;
+use crate::client::Line;
 use crate::id::ChunkId;
 use crate::message::{MAX_IDS, MAX_PUT};
 
@@ -39,6 +41,36 @@ impl Default for UploadLimits {
             ask_ids: 512,
             put_bytes: 2 << 20,
             in_flight: 12,
+        }
+    }
+}
+
+impl UploadLimits {
+    /// Least that is held: some puts of a fast line that hardly fills.
+    const LEAST_HELD: usize = 8 << 20;
+    const LEAST_PUT: usize = 512 << 10;
+    /// A local line is faster than any vault's disk, and seems faster still in bursts.
+    const MOST_SYNCED: usize = 8 << 20;
+
+    /// What keeps `line` full, and no more than these limits.
+    ///
+    /// A chunk is held for two round trips, one for the question and one for the put, while the
+    /// put crosses the line and the vault syncs it. The third round trip lets a line that is found
+    /// faster from one to the next grow.
+    pub fn on(self, line: Line) -> Self {
+        let rate = usize::try_from(line.bandwidth).unwrap_or(usize::MAX);
+        let product = usize::try_from(line.product()).unwrap_or(usize::MAX);
+        // 50 ms of the line: enough for a vault's sync, and for few puts a second.
+        let while_synced = (rate / 20).min(Self::MOST_SYNCED);
+        let put_bytes = while_synced.max(Self::LEAST_PUT).min(self.put_bytes);
+        let held = product
+            .saturating_mul(3)
+            .saturating_add(while_synced)
+            .saturating_add(put_bytes * 2);
+        Self {
+            held_bytes: held.max(Self::LEAST_HELD).min(self.held_bytes),
+            put_bytes,
+            ..self
         }
     }
 }
@@ -87,6 +119,9 @@ pub struct Upload {
     in_flight: HashMap<BatchId, InFlight>,
     /// Every chunk offered and not yet durable.
     pending: HashSet<ChunkId>,
+    /// Those of them that are only to be asked for.
+    inquired: HashSet<ChunkId>,
+    declined: VecDeque<SealedChunk>,
     held: usize,
     flushing: bool,
     durable: VecDeque<Durable>,
@@ -102,10 +137,17 @@ impl Upload {
             to_put: VecDeque::new(),
             in_flight: HashMap::new(),
             pending: HashSet::new(),
+            inquired: HashSet::new(),
+            declined: VecDeque::new(),
             held: 0,
             flushing: false,
             durable: VecDeque::new(),
         }
+    }
+
+    /// Other limits from now on. What is held beyond them goes as it becomes durable.
+    pub fn set_limits(&mut self, limits: UploadLimits) {
+        self.limits = limits;
     }
 
     /// True while another chunk may be offered without exceeding the memory allowed.
@@ -113,8 +155,23 @@ impl Upload {
         self.held < self.limits.held_bytes
     }
 
+    /// Adds a chunk that is not to be sent: it becomes durable when the vault has it, else it is
+    /// [declined](Self::poll_declined). For who would send another encoding of it.
+    pub fn inquire(&mut self, chunk: SealedChunk) {
+        if !self.pending.contains(&chunk.id()) {
+            self.inquired.insert(chunk.id());
+            self.offer_first(chunk);
+        }
+    }
+
     /// Adds a chunk; one that is already on its way is not sent twice.
     pub fn offer(&mut self, chunk: SealedChunk) {
+        // Whoever inquired for it is told that it is durable.
+        self.inquired.remove(&chunk.id());
+        self.offer_first(chunk);
+    }
+
+    fn offer_first(&mut self, chunk: SealedChunk) {
         if self.pending.insert(chunk.id()) {
             self.held += chunk.bytes().len();
             self.to_ask.push_back(chunk);
@@ -139,7 +196,8 @@ impl Upload {
     /// What to send next, if anything.
     pub fn poll_transmit(&mut self) -> Option<Transmit> {
         // With no more room no further offer can fill a batch: waiting would be for ever.
-        let rushed = self.flushing || !self.has_room();
+        // Who inquires waits for the answer before anything else comes.
+        let rushed = self.flushing || !self.has_room() || !self.inquired.is_empty();
         // Counted apart: else small questions would take the places of large puts, and a long
         // line run dry; or puts those of the questions that find what comes after them.
         let asks = self.asks();
@@ -196,6 +254,10 @@ impl Upload {
                 for (i, chunk) in chunks.into_iter().enumerate() {
                     if bits[i / 8] >> (i % 8) & 1 == 1 {
                         self.settle(chunk, false);
+                    } else if self.inquired.remove(&chunk.id()) {
+                        self.pending.remove(&chunk.id());
+                        self.held = self.held.saturating_sub(chunk.bytes().len());
+                        self.declined.push_back(chunk);
                     } else {
                         self.to_put.push_back(chunk);
                     }
@@ -225,6 +287,7 @@ impl Upload {
 
     fn settle(&mut self, chunk: SealedChunk, sent: bool) {
         self.pending.remove(&chunk.id());
+        self.inquired.remove(&chunk.id());
         self.held = self.held.saturating_sub(chunk.bytes().len());
         self.durable.push_back(Durable { chunk, sent });
     }
@@ -232,6 +295,11 @@ impl Upload {
     /// The next chunk that became durable.
     pub fn poll_durable(&mut self) -> Option<Durable> {
         self.durable.pop_front()
+    }
+
+    /// The next chunk that was inquired for and that the vault has not.
+    pub fn poll_declined(&mut self) -> Option<SealedChunk> {
+        self.declined.pop_front()
     }
 
     /// The connection is gone: what is unacknowledged will be asked for again, since the vault
@@ -269,24 +337,33 @@ mod tests {
 
     proptest! {
         /// Guards: everything offered becomes durable exactly once, nothing acknowledged is sent
-        /// again, whatever the order of answers and however often the connection breaks.
+        /// again, whatever the order of answers and however often the connection breaks; what was
+        /// only inquired for is never sent, and is declined when the vault has it not.
         #[test]
         fn all_becomes_durable_over_a_bad_line(
             offers in proptest::collection::vec(0u16..80, 1..120),
             fate in proptest::collection::vec((any::<usize>(), 0u8..10), 400),
             known in proptest::collection::hash_set(0u16..80, 0..30),
+            inquired in proptest::collection::hash_set(80u16..110, 0..30),
+            inquired_known in proptest::collection::hash_set(80u16..110, 0..30),
         ) {
             let limits = UploadLimits { held_bytes: 1500, ask_ids: 7, put_bytes: 400, in_flight: 3 };
             let mut upload = Upload::new(limits);
             let mut line = Line { stored: HashMap::new(), under_way: vec![] };
             for n in known { line.stored.insert(chunk(n).id(), 0); }
-            let wanted: HashSet<_> = offers.iter().map(|&n| chunk(n).id()).collect();
+            for &n in &inquired_known { line.stored.insert(chunk(n).id(), 0); }
+            let found = inquired.intersection(&inquired_known);
+            let wanted: HashSet<_> = offers.iter().chain(found).map(|&n| chunk(n).id()).collect();
+            let unfound: HashSet<_> = inquired.difference(&inquired_known).map(|&n| chunk(n).id()).collect();
             let mut offers: VecDeque<_> = offers.into();
-            let mut durable = HashSet::new();
+            // Among the offers, in no order of theirs.
+            for n in inquired { offers.insert(usize::from(n) * 7 % (offers.len() + 1), n); }
+            let (mut durable, mut declined) = (HashSet::new(), HashSet::new());
             let mut fate = fate.into_iter().chain(std::iter::repeat((0, 5)));
             for _ in 0..5000 {
                 while upload.has_room() && let Some(n) = offers.pop_front() {
-                    if !durable.contains(&chunk(n).id()) { upload.offer(chunk(n)); }
+                    if n >= 80 { upload.inquire(chunk(n)); }
+                    else if !durable.contains(&chunk(n).id()) { upload.offer(chunk(n)); }
                 }
                 if offers.is_empty() { upload.flush(); }
                 while let Some(t) = upload.poll_transmit() { line.under_way.push(t); }
@@ -313,11 +390,13 @@ mod tests {
                     Transmit::Put(batch, chunks) => {
                         for c in chunks {
                             prop_assert!(!durable.contains(&c.id()), "an acknowledged chunk was sent again");
+                            prop_assert!(!unfound.contains(&c.id()), "one inquired for was sent");
                             line.stored.entry(c.id()).or_insert(0);
                         }
                         upload.handle_stored(batch).unwrap();
                     }
                 }
+                while let Some(c) = upload.poll_declined() { declined.insert(c.id()); }
                 while let Some(d) = upload.poll_durable() {
                     prop_assert!(line.stored.contains_key(&d.chunk.id()));
                     durable.insert(d.chunk.id());
@@ -325,6 +404,7 @@ mod tests {
             }
             prop_assert!(upload.is_idle());
             prop_assert_eq!(durable, wanted);
+            prop_assert_eq!(declined, unfound);
         }
     }
 

@@ -1,5 +1,6 @@
 //! A client's connection to a vault: requests and chunks over QUIC streams.
 
+mod congestion;
 mod dial;
 mod error;
 mod exchange;
@@ -23,6 +24,7 @@ use dial::dial;
 use error::{describe, unexpected, write_error};
 use exchange::{Frames, exchange};
 
+pub use congestion::{CongestionControl, Line, PathControl};
 pub use dial::{RECEIVE_WINDOW, bind, transport};
 pub use error::{CLOSED_REVOKED, ClientError};
 pub use pages::PointPages;
@@ -86,6 +88,12 @@ impl VaultConnection {
     /// What the vault said of itself.
     pub fn welcome(&self) -> Welcome {
         self.welcome
+    }
+
+    /// What the path to the vault was found to carry; none before anything was acknowledged.
+    pub fn line(&self) -> Option<Line> {
+        let state = self.connection.congestion_state().into_any();
+        state.downcast::<PathControl>().ok()?.line()
     }
 
     /// Asks, and waits for the answer. A refusal is an error.
