@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help prerequisites build package demo test lint site-kernel demo-disk bench-index bench-vault bench-line fuzz
+.PHONY: help prerequisites build package demo test lint site-kernel demo-disk bench-index bench-vault bench-agent bench-chunking bench-line fuzz
 
 # Where rustup puts cargo, ahead of a distribution's older one.
 export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
@@ -42,10 +42,20 @@ lint: prerequisites ## Check format, lints and documentation
 bench-index: prerequisites ## Measure the chunk index; CHUNKS=1M,10M,100M for more, DIR=/where/to
 	@cargo bench --locked --package relevo-vault --bench index
 
+# The peers that are built rather than installed are found there.
+BENCH = PATH=$(or $(RELEVO_CACHE),$(HOME)/.cache/relevo)/bench/bin:$$PATH RELEVO_LOG=error \
+	$(or $(CARGO_TARGET_DIR),target)/release/relevo-bench
+
 bench-vault: build demo-disk ## Measure beside restic, borg and rustic; RELEVO_BENCH_DIR=/where/to
 	@tests/install-bench-peers
-	@PATH=$(or $(RELEVO_CACHE),$(HOME)/.cache/relevo)/bench/bin:$$PATH RELEVO_LOG=error \
-		$(or $(CARGO_TARGET_DIR),target)/release/relevo-bench
+	@$(BENCH) vault
+
+bench-agent: build demo-disk ## Measure the agent beside six others, as root; RELEVO_BENCH_SIZE=1200M for less
+	@tests/install-bench-peers
+	@$(if $(TEST_RUNNER),$(TEST_RUNNER) env )$(BENCH) agent
+
+bench-chunking: build demo-disk ## Measure where to cut disks into chunks; RELEVO_BENCH_DIR=/where/to
+	@$(BENCH) chunking
 
 bench-line: build ## Measure uploads over long, lossy lines (about 12 minutes)
 	@RELEVO_LOG=error $(or $(CARGO_TARGET_DIR),target)/release/relevo-bench-line

@@ -36,10 +36,11 @@
 //! * Memory does not depend on the size of the disks, and is at most 64 MiB: the program's own
 //!   pages (12 MiB), with *n* ≤ 3 workers *n* × 6 MiB of spans and compressors, 4 MiB of sealed
 //!   chunks between workers and uplink, in the uplink what the line needs of them
-//!   ([`relevo_wire::upload::UploadLimits::on`]) and at most what is left ([`uplink::within_memory`];
-//!   and at most 65,536 chunks), 24 MiB of what was read in the instant, 2 MiB of pages for each of *n* + 1 cache connections, one open
-//!   index node per level. Maps of what is in use: 8 MiB for each disk, twice that and at most
-//!   32 MiB more while it is looked at, before anything is read.
+//!   ([`relevo_wire::upload::UploadLimits::on`]) and at most what is left
+//!   ([`uplink::within_memory`]; and at most 65,536 chunks), 24 MiB of what was read in the
+//!   instant, 2 MiB of pages for each of *n* + 1 cache connections and 2 MiB to tell what is in
+//!   none, one open index node per level. Maps of what is in use: 8 MiB for each disk, twice that
+//!   and at most 32 MiB more while it is looked at, before anything is read.
 
 pub mod backup;
 pub mod cache;

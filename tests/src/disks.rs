@@ -19,8 +19,14 @@ pub fn demo_server(to: &Path, hostname: &str, address: &str) {
 
 /// Changes about `percent` of a demo server's data.
 pub fn change(disk: &Path, percent: u32) {
+    change_again(disk, &percent.to_string(), 1);
+}
+
+/// The same; another `seed` makes other changes, so that one disk can be changed several times.
+pub fn change_again(disk: &Path, percent: &str, seed: u32) {
     let mut change = Command::new(source_root().join("tests/demo-disk/change"));
-    change.arg(disk).args(["--percent", &percent.to_string()]);
+    change.args(["--percent", percent, "--seed", &seed.to_string()]);
+    change.arg(disk);
     run(change);
 }
 

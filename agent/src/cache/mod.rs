@@ -18,7 +18,9 @@
 //! file opens nothing that the stolen server did not hold anyway.
 
 mod file;
+mod filter;
 mod proof;
+mod window;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -31,11 +33,17 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 use tokio::sync::mpsc;
 
 use file::{connect, create, open_existing, remove};
+use filter::Filter;
 use proof::Prover;
 pub use proof::Scope;
+use window::Window;
 
 /// Rows in one transaction at most.
 const BATCH: usize = 4096;
+/// Rows in one transaction at least, but for the last. Keys are hashes, so that each row is in
+/// a page of its own: a few at a time would write a page for each and sync at every thousandth.
+/// A run that is killed seals so many again, and sends none of them.
+const LEAST_BATCH: usize = 1024;
 
 /// A span at the last image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +87,8 @@ pub struct Cache {
     damaged: Arc<AtomicBool>,
     /// Something of this run could not be written: rows of earlier images stand in its place.
     incomplete: bool,
+    /// Of the rows of `chunks`, when there were none at first.
+    filter: Option<Arc<Filter>>,
 }
 
 impl Drop for Cache {
@@ -111,8 +121,13 @@ impl Cache {
             }
         };
         connection.execute("DELETE FROM staged", [])?;
+        // What cannot be told is looked up.
+        let any =
+            connection.query_row("SELECT EXISTS (SELECT 1 FROM chunks)", [], |row| row.get(0));
+        let filter = matches!(any, Ok(false)).then(|| Arc::new(Filter::new()));
         Ok(Self {
             path: path.to_path_buf(),
+            filter,
             connection,
             provers: secrets.iter().map(|s| Prover::new(scope, s)).collect(),
             damaged: Arc::default(),
@@ -120,22 +135,30 @@ impl Cache {
         })
     }
 
-    /// A view for one thread that looks things up.
+    /// A view for one thread that looks things up: chunks as they are written, spans as they are
+    /// now.
     pub fn reader(&self) -> Result<CacheReader, rusqlite::Error> {
         let connection = connect(&self.path)?;
         connection.pragma_update(None, "query_only", true)?;
         Ok(CacheReader {
             connection,
             provers: self.provers.clone(),
+            filter: self.filter.clone(),
+            window: Window::default(),
             damaged: self.damaged.clone(),
         })
     }
 
-    /// Writes facts until no more come, in transactions as large as the queue is long. A disk
-    /// that takes no more writes is reported once and costs the next run its time.
+    /// Writes facts until no more come, many in each transaction. A disk that takes no more
+    /// writes is reported once and costs the next run its time.
     pub fn record(&mut self, facts: &mut mpsc::Receiver<Fact>, mut written: impl FnMut(&ChunkRef)) {
         while let Some(first) = facts.blocking_recv() {
             let mut batch = vec![first];
+            while batch.len() < LEAST_BATCH
+                && let Some(fact) = facts.blocking_recv()
+            {
+                batch.push(fact);
+            }
             while batch.len() < BATCH
                 && let Ok(fact) = facts.try_recv()
             {
@@ -172,6 +195,9 @@ impl Cache {
                 match fact {
                     Fact::Stored(chunk) => {
                         let (tag, id) = (prover.tag(&chunk.key), chunk.id.as_bytes());
+                        if let Some(filter) = &self.filter {
+                            filter.insert(&tag);
+                        }
                         chunks.execute(params![tag, id, prover.chunk(chunk)])?;
                     }
                     Fact::Span { disk, span, known } => {
@@ -226,7 +252,9 @@ impl Cache {
     pub fn clear(&mut self) -> Result<(), rusqlite::Error> {
         self.connection.execute_batch(
             "DELETE FROM chunks; DELETE FROM spans; DELETE FROM images; DELETE FROM staged;",
-        )
+        )?;
+        self.filter = Some(Arc::new(Filter::new()));
+        Ok(())
     }
 }
 
@@ -234,6 +262,8 @@ impl Cache {
 pub struct CacheReader {
     connection: Connection,
     provers: Vec<Prover>,
+    filter: Option<Arc<Filter>>,
+    window: Window,
     damaged: Arc<AtomicBool>,
 }
 
@@ -242,6 +272,9 @@ impl CacheReader {
     pub fn chunk(&mut self, secret: usize, key: &ChunkKey) -> Option<ChunkId> {
         let prover = self.provers.get(secret)?.clone();
         let tag = prover.tag(key);
+        if self.filter.as_ref().is_some_and(|f| !f.may_have(&tag)) {
+            return None;
+        }
         let found = self
             .connection
             .prepare_cached("SELECT id, proof FROM chunks WHERE tag = ?")
@@ -260,28 +293,11 @@ impl CacheReader {
 
     /// A span at the last image, and the number of the secret under which it was hashed.
     pub fn span(&mut self, disk: &str, span: u64) -> Option<(usize, KnownSpan)> {
-        let found = self
-            .connection
-            .prepare_cached(
-                "SELECT shape, hash, id, key, proof FROM spans WHERE disk = ? AND span = ?",
-            )
-            .and_then(|mut statement| {
-                statement
-                    .query_row(params![disk, span as i64], |row| {
-                        let shape = row.get::<_, i64>(0)? as u64;
-                        let data = match row.get::<_, Option<[u8; 32]>>(1)? {
-                            Some(hash) => {
-                                let id = ChunkId::from_bytes(bytes(row, 2)?);
-                                let key = ChunkKey::from_bytes(bytes(row, 3)?);
-                                Some((hash, ChunkRef { id, key }))
-                            }
-                            None => None,
-                        };
-                        Ok((KnownSpan { shape, data }, bytes(row, 4)?))
-                    })
-                    .optional()
-            });
-        let (known, proof): (KnownSpan, [u8; 8]) = self.sound(found)?;
+        if !self.window.covers(disk, span) {
+            let read = self.window.read(&self.connection, disk, span).map(Some);
+            self.sound(read);
+        }
+        let (known, proof) = self.window.get(span)?;
         let made = |prover: &Prover| prover.span(disk, span, &known) == proof;
         let secret = self.provers.iter().position(made)?;
         Some((secret, known))
@@ -353,6 +369,7 @@ mod tests {
         cache.promote(point, ["sda"]).unwrap();
         assert_eq!(cache.last_image("sda"), Some(point));
         assert_eq!(cache.last_image("sdb"), None);
+        let mut reader = cache.reader().unwrap();
         assert_eq!(reader.span("sda", 7).unwrap().1.leaf(), Some(chunk(2)));
         let zeros = KnownSpan {
             shape: 6,
@@ -365,7 +382,64 @@ mod tests {
         };
         cache.write(&[fact]).unwrap();
         cache.promote(point, ["sda"]).unwrap();
+        let mut reader = cache.reader().unwrap();
         assert_eq!(reader.span("sda", 7), Some((0, zeros)));
+    }
+
+    /// Guards against spans of one disk or place taken for another's, and lost ones: many are
+    /// read at once, and asked for in any order.
+    #[test]
+    fn spans_are_found_in_any_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut cache = filled(&dir.path().join("cache.sqlite"));
+        let known = |disk: &str, span: u64| KnownSpan {
+            shape: span * 2 + u64::from(disk == "sdb"),
+            data: (span % 3 == 0).then(|| ([span as u8; 32], chunk((span % 100) as u8))),
+        };
+        let there = |disk: &str, span: u64| span % 5 != 0 && (disk == "sda") == (span < 700);
+        let mut facts = Vec::new();
+        for disk in ["sda", "sdb"] {
+            for span in (0..1000).filter(|&span| there(disk, span)) {
+                facts.push(Fact::Span {
+                    disk: disk.into(),
+                    span,
+                    known: known(disk, span),
+                });
+            }
+        }
+        cache.write(&facts).unwrap();
+        cache.promote(PointId::random(), ["sda", "sdb"]).unwrap();
+        let mut reader = cache.reader().unwrap();
+        // 997 is a prime: all numbers come, none after its neighbour.
+        for step in [1, 997, 613] {
+            for number in 0..1997 {
+                let (span, disk) = (number * step % 1000, ["sda", "sdb"][number % 2]);
+                let span = span as u64;
+                let expected = there(disk, span).then(|| (0, known(disk, span)));
+                assert_eq!(reader.span(disk, span), expected, "{disk} {span}");
+            }
+        }
+    }
+
+    /// Guards against chunks that are taken as unknown because the cache was empty at first.
+    #[test]
+    fn what_is_written_into_an_empty_cache_is_found_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("cache.sqlite");
+        let mut cache = Cache::open(&path, &scope(1), &[SECRET]).unwrap();
+        let mut reader = cache.reader().unwrap();
+        assert_eq!(reader.chunk(0, &chunk(9).key), None);
+        cache.write(&[Fact::Stored(chunk(9))]).unwrap();
+        assert_eq!(reader.chunk(0, &chunk(9).key), Some(chunk(9).id));
+        cache.clear().unwrap();
+        let mut reader = cache.reader().unwrap();
+        assert_eq!(reader.chunk(0, &chunk(9).key), None);
+        cache.write(&[Fact::Stored(chunk(9))]).unwrap();
+        assert_eq!(reader.chunk(0, &chunk(9).key), Some(chunk(9).id));
+        drop((cache, reader));
+        let cache = Cache::open(&path, &scope(1), &[SECRET]).unwrap();
+        let mut reader = cache.reader().unwrap();
+        assert_eq!(reader.chunk(0, &chunk(9).key), Some(chunk(9).id));
     }
 
     /// Guards against images of old blocks: spans that a full disk kept out of the cache are those

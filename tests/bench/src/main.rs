@@ -1,79 +1,96 @@
-//! Relevo beside restic, borg and rustic, on the same images in one run: `make bench-vault`.
-//!
-//! Each tool images a server's disk, then the same disk with three percent of it changed,
-//! restores and verifies; all this in rounds, one tool after the other within a round, so that
-//! what else the machine does meets all of them. Then two more servers of the same make come to
-//! the same repository, all three are restored at once, points are deleted and their room is
-//! collected. A peer that is not installed is said to be missing.
-//!
-//! What a figure means:
-//! * Times are wall clock, from the start of the process to its end, passphrases and
-//!   handshakes included; of restores until the restored file is on stable storage.
-//! * Rates are of the disk's bytes. The disks are dense: what a file system left unused is not
-//!   in them.
-//! * The page cache is warm for all: images and repositories were just written or read.
-//! * Memory is the largest resident set of each process, of Relevo agent and vault (or recovery
-//!   site and vault) together.
-//! * Stored bytes are the lengths of all files of the repository, indexes and catalogue too.
+//! Measures Relevo: `relevo-bench vault`, `agent` or `chunking`, each a target of make.
 //!
 //! `RELEVO_BENCH_DIR` names another place for the files (default: `target/bench`),
-//! `RELEVO_BENCH_ROUNDS` another number of rounds (default: 3).
+//! `RELEVO_BENCH_ROUNDS` another number of rounds (default: 3), `RELEVO_BENCH_SIZE` another size of
+//! the disks that the agent images (default: 4G).
 
-mod comparison;
-mod data;
+mod agent;
+mod chunking;
 mod figures;
 mod measured;
-mod peers;
-mod relevo;
+mod vault;
 
 use std::path::PathBuf;
 
-use comparison::{Comparison, Tool};
-use data::Images;
-use figures::Figures;
-
 fn main() {
-    let dir = std::env::var_os("RELEVO_BENCH_DIR").map_or_else(
-        || relevo_tests::binaries::source_root().join("target/bench"),
-        PathBuf::from,
-    );
-    let rounds = std::env::var("RELEVO_BENCH_ROUNDS")
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(3usize);
-    let _ = std::fs::remove_dir_all(&dir);
-    let made = std::fs::create_dir_all(&dir);
-    made.unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
-
-    let images = Images::make(&dir.join("images"));
-    println!(
-        "images: {} servers of {} MB, {} MB of the first changed; {rounds} rounds; page cache warm",
-        images.servers.len(),
-        images.bytes / 1_000_000,
-        images.changed / 1_000_000,
-    );
-    let mut tools: Vec<Box<dyn Tool>> = vec![Box::new(relevo::Relevo::new(&dir))];
-    for (name, peer) in peers::all(&dir) {
-        match peer {
-            Ok(peer) => tools.push(peer),
-            Err(missing) => println!("{name}: not measured, {missing}"),
+    let which = std::env::args().nth(1).unwrap_or_default();
+    let run: fn(&Settings) = match which.as_str() {
+        "vault" => vault::run,
+        "agent" => agent::run,
+        "chunking" => chunking::run,
+        _ => {
+            eprintln!("error: no such measurement\nremedy: relevo-bench vault, agent or chunking");
+            std::process::exit(64);
         }
-    }
-    let mut figures = Figures::default();
-    let mut comparison = Comparison {
-        images: &images,
-        dir: &dir,
-        figures: &mut figures,
     };
-    for round in 1..=rounds {
-        for tool in &mut tools {
-            comparison.one_server(&mut **tool, round == 1);
+    let settings = Settings::read();
+    let dir = &settings.dir;
+    let _ = std::fs::remove_dir_all(dir);
+    let made = std::fs::create_dir_all(dir);
+    made.unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
+    run(&settings);
+    let _ = std::fs::remove_dir_all(dir);
+}
+
+/// What the environment says.
+struct Settings {
+    /// Where all files are.
+    dir: PathBuf,
+    /// How often all is measured.
+    rounds: usize,
+    /// Bytes of a disk, where that can be chosen.
+    size: u64,
+}
+
+impl Settings {
+    fn read() -> Self {
+        let dir = std::env::var_os("RELEVO_BENCH_DIR").map_or_else(
+            || relevo_tests::binaries::source_root().join("target/bench"),
+            PathBuf::from,
+        );
+        let text = |name| std::env::var(name).ok();
+        let rounds = text("RELEVO_BENCH_ROUNDS").and_then(|text| text.parse().ok());
+        let size = text("RELEVO_BENCH_SIZE").map(|text| {
+            size_of(&text).unwrap_or_else(|| {
+                eprintln!(
+                    "error: RELEVO_BENCH_SIZE={text} is no size\n\
+                     remedy: give a number of MiB or GiB, as 1200M or 4G"
+                );
+                std::process::exit(64)
+            })
+        });
+        Self {
+            dir,
+            rounds: rounds.unwrap_or(3).max(1),
+            size: size.unwrap_or(4 << 30),
         }
     }
-    for tool in &mut tools {
-        comparison.many_servers(&mut **tool);
+}
+
+/// A size such as 1200M or 4G.
+fn size_of(text: &str) -> Option<u64> {
+    let unit = match text.as_bytes().last()? {
+        b'M' => 1 << 20,
+        b'G' => 1 << 30,
+        _ => return None,
+    };
+    text[..text.len() - 1]
+        .parse::<u64>()
+        .ok()?
+        .checked_mul(unit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Guards against a disk of another size than was asked for.
+    #[test]
+    fn sizes_have_a_unit() {
+        assert_eq!(size_of("1200M"), Some(1200 << 20));
+        assert_eq!(size_of("4G"), Some(4 << 30));
+        for text in ["", "4", "G", "4 G", "-1G", "99999999999G", "1T"] {
+            assert_eq!(size_of(text), None, "{text}");
+        }
     }
-    drop(tools);
-    figures.print();
-    let _ = std::fs::remove_dir_all(&dir);
 }

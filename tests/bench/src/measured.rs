@@ -35,13 +35,29 @@ pub fn run(command: Command, log: &Path) -> Cost {
     run_all(vec![command], log, || {})
 }
 
-/// Runs commands side by side to the end of all, then `finish`; the time includes it.
-pub fn run_all(commands: Vec<Command>, log: &Path, finish: impl FnOnce()) -> Cost {
+/// Runs one command that reads `input`.
+///
+/// # Panics
+/// When it fails, with what it said.
+pub fn run_reading(command: Command, input: File, log: &Path) -> Cost {
     let started = Instant::now();
-    let running: Vec<(String, Child)> = commands
-        .into_iter()
-        .map(|command| start(command, log))
-        .collect();
+    finish(vec![start(command, input.into(), log)], started, log, || {})
+}
+
+/// Runs commands side by side to the end of all, then `last`; the time includes it.
+pub fn run_all(commands: Vec<Command>, log: &Path, last: impl FnOnce()) -> Cost {
+    let started = Instant::now();
+    let commands = commands.into_iter();
+    let running = commands.map(|command| start(command, Stdio::null(), log));
+    finish(running.collect(), started, log, last)
+}
+
+fn finish(
+    running: Vec<(String, Child)>,
+    started: Instant,
+    log: &Path,
+    last: impl FnOnce(),
+) -> Cost {
     let mut cost = Cost::default();
     for (command, child) in running {
         let (status, usage) = wait(&child);
@@ -53,18 +69,18 @@ pub fn run_all(commands: Vec<Command>, log: &Path, finish: impl FnOnce()) -> Cos
                 + Duration::from_micros(spent.tv_usec as u64);
         }
     }
-    finish();
+    last();
     cost.time = started.elapsed();
     cost
 }
 
-fn start(mut command: Command, log: &Path) -> (String, Child) {
+fn start(mut command: Command, input: Stdio, log: &Path) -> (String, Child) {
     let open = || {
         let file = File::options().append(true).create(true).open(log);
         file.unwrap_or_else(|e| panic!("{}: {e}", log.display()))
     };
     let text = format!("{command:?}");
-    command.stdin(Stdio::null()).stdout(open()).stderr(open());
+    command.stdin(input).stdout(open()).stderr(open());
     let child = command.spawn().unwrap_or_else(|e| panic!("{text}: {e}"));
     (text, child)
 }

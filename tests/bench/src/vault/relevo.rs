@@ -8,7 +8,7 @@ use relevo_tests::lab::Lab;
 use relevo_tests::program::finish;
 use serde_json::Value;
 
-use crate::comparison::{Tool, sync_all};
+use super::comparison::{Tool, sync_all};
 use crate::measured::{Cost, bytes_below, peak_since, processor_of, run, run_all};
 
 /// A vault that runs, and its clients.

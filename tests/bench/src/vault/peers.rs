@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::comparison::{Tool, sync_all};
+use super::comparison::{Tool, sync_all};
 use crate::measured::{Cost, bytes_below, run, run_all};
 
 const PASSPHRASE: &str = "passphrase of the comparison";

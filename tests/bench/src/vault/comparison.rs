@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::data::Images;
+use super::data::Images;
 use crate::figures::Figures;
 use crate::measured::{Cost, sync};
 
