@@ -89,6 +89,18 @@ pub enum Outcome {
     },
 }
 
+impl Outcome {
+    /// Of a run that could not say itself what befell it.
+    pub fn without_a_word(error: String) -> Self {
+        Self::Failed {
+            error,
+            remedy: "see the log: journalctl -u relevo-agent; 'dmesg' tells of a kernel that \
+                     killed it for want of memory"
+                .into(),
+        }
+    }
+}
+
 impl History {
     /// What is kept; nothing when there is none, or none that can be read: then the next run is
     /// due, and writes it anew.

@@ -295,7 +295,8 @@ impl Daemon {
                 MINUTE
             }
             Err(error) => {
-                let outcome = failure(format!("{}: {error}", self.program.display()));
+                let outcome =
+                    Outcome::without_a_word(format!("{}: {error}", self.program.display()));
                 self.note(now.stamp(), next.retry, outcome);
                 HELD_BACK
             }
@@ -326,7 +327,7 @@ impl Daemon {
         if silent && !self.is_elsewhere() {
             let outcome = match told {
                 true => Outcome::Interrupted,
-                false => failure(format!("the run ended without a word: {status}")),
+                false => Outcome::without_a_word(format!("the run ended without a word: {status}")),
             };
             self.note(started, self.retry, outcome);
         }
@@ -411,14 +412,5 @@ impl Daemon {
             Ok(()) => self.written = Some(self.journal.clone()),
             Err(error) => tracing::warn!("{error}"),
         }
-    }
-}
-
-fn failure(error: String) -> Outcome {
-    Outcome::Failed {
-        error,
-        remedy: "see the log: journalctl -u relevo-agent; 'dmesg' tells of a kernel that killed \
-                 it for want of memory"
-            .into(),
     }
 }

@@ -185,7 +185,7 @@ fn span(seconds: u64) -> String {
     Span::from_secs(seconds).to_string()
 }
 
-fn list<T: fmt::Display>(items: &Vec<T>) -> String {
+fn list<T: fmt::Display>(items: &[T]) -> String {
     let texts: Vec<String> = items.iter().map(T::to_string).collect();
     match texts.is_empty() {
         true => "none".into(),

@@ -49,16 +49,16 @@ impl Part {
     }
 
     /// The same of days counted from the end of a month of `last` days, from its beginning.
-    fn from_end(self, last: u32) -> Self {
-        let turned = |day: u32| (last + 1).saturating_sub(day);
+    fn turned(self, last: u32) -> Self {
+        let first = |day: u32| (last + 1).saturating_sub(day);
         match self.stop {
             Some(stop) => Self {
-                start: turned(stop),
-                stop: Some(turned(self.start)),
+                start: first(stop),
+                stop: Some(first(self.start)),
                 ..self
             },
             None => Self {
-                start: turned(self.start),
+                start: first(self.start),
                 ..self
             },
         }
@@ -108,6 +108,6 @@ impl Field {
             || self
                 .0
                 .iter()
-                .any(|part| part.from_end(last).at_least(day) == Some(day))
+                .any(|part| part.turned(last).at_least(day) == Some(day))
     }
 }
