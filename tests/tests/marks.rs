@@ -361,7 +361,9 @@ struct Apart(Child);
 
 impl Apart {
     fn new() -> Self {
-        let script = "mount -t bpf bpf /sys/fs/bpf && echo ready && exec sleep infinity";
+        // It holds no file system of other tests, which could not be mounted anew.
+        let script = "awk '/^.dev.loop/ {print $2}' /proc/self/mounts | xargs -r umount -l; \
+            mount -t bpf bpf /sys/fs/bpf && echo ready && exec sleep infinity";
         let mut child = Command::new("unshare")
             .args(["--mount", "sh", "-c", script])
             .stdout(Stdio::piped())
