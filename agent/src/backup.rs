@@ -8,8 +8,8 @@ use relevo_wire::chunker::CHUNKER;
 use relevo_wire::inventory::Inventory;
 use relevo_wire::key::SealingKeys;
 use relevo_wire::manifest::{
-    Consistency, DiskImage, MANIFEST_VERSION, ManifestBody, PublicManifest, RunTotals,
-    SealedManifest, SealedRef,
+    Consistency, DiskImage, Faults, MANIFEST_VERSION, MAX_UNREADABLE, ManifestBody, PublicManifest,
+    RunTotals, SealedManifest, SealedRef,
 };
 use relevo_wire::upload::UploadLimits;
 use relevo_wire::{PointId, ServerId, TenantId, Timestamp};
@@ -32,6 +32,9 @@ const OFFERS: usize = 16;
 const FACTS: usize = 8192;
 /// More of either than a disk that fits into memory makes.
 const ANY: usize = 1 << 24;
+
+/// Ranges that could not be read, of all disks: a manifest has to fit into a frame of 4 MiB.
+const MOST_UNREADABLE: usize = 1 << 17;
 
 /// How often all is tried, at most.
 const TRIES: u32 = 5;
@@ -115,12 +118,13 @@ impl BackupRun {
                 }
                 Err(error) => return Err(error),
             }
-            self.read_again();
+            self.read_again(&disks);
         }
     }
 
     /// A new attempt reads anew; what was sent before stays sent.
-    fn read_again(&self) {
+    fn read_again(&self, disks: &[Disk]) {
+        disks.iter().for_each(Disk::forget_unreadable);
         let c = &self.counters;
         for counter in [&c.done, &c.read, &c.changed] {
             counter.store(0, std::sync::atomic::Ordering::Relaxed);
@@ -279,16 +283,22 @@ impl BackupRun {
             new: Counters::get(&c.new),
             sent: Counters::get(&c.sent),
         };
+        let most = (MOST_UNREADABLE / disks.len().max(1)).clamp(1, MAX_UNREADABLE);
+        let faults = disks
+            .iter()
+            .map(|disk| Faults::new(disk.unreadable(), None, most));
+        let faults: Vec<_> = faults.collect();
         let images = disks
             .iter()
             .zip(imaged.roots)
-            .map(|(disk, root)| DiskImage {
+            .zip(&faults)
+            .map(|((disk, root), faults)| DiskImage {
                 name: disk.name().into(),
                 size: disk.size(),
                 root: root.map(SealedRef::node),
                 sector: disk.sector(),
                 serial: disk.serial().map(String::from),
-                faults: None,
+                faults: faults.clone(),
             });
         let inventory = imaged.inventory.into_iter();
         let body = ManifestBody {
@@ -320,6 +330,8 @@ impl BackupRun {
                 let took = Timestamp::now().since(started);
                 let report = BackupReport::new(self.server, point, taken, totals, stored, took);
                 let report = report.with_survey(imaged.survey);
+                let names = disks.iter().map(Disk::name);
+                let report = report.with_faults(names.zip(faults));
                 let held = body.held.unwrap_or_default();
                 Ok(Attempt::Done(Box::new(
                     report.with_consistency(consistency, held),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use indicatif::HumanBytes;
 use relevo_wire::inventory::{Inventory, InventoryDisk, Load, Spread};
-use relevo_wire::manifest::{Consistency, Held, RunTotals};
+use relevo_wire::manifest::{Consistency, Faults, Held, RunTotals};
 use relevo_wire::{PointId, ServerId, Timestamp};
 use serde::Serialize;
 
@@ -46,8 +46,20 @@ pub struct BackupReport {
     pub duration_ms: u64,
     /// What of each disk was read, and why.
     pub tracking: Vec<DiskTracking>,
+    /// Disks whose images lack something.
+    pub faults: Vec<DiskFaults>,
     /// What was found on the disks.
     pub areas: Vec<Area>,
+}
+
+/// What a disk's image lacks.
+#[derive(Clone, Debug, Serialize)]
+pub struct DiskFaults {
+    /// The disk's name in the image.
+    pub disk: String,
+    /// Bytes that could not be read, and a disk that went away.
+    #[serde(flatten)]
+    pub faults: Faults,
 }
 
 /// How a run chose what to read of a disk.
@@ -112,6 +124,7 @@ impl BackupReport {
             free_bytes: 0,
             duration_ms: u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
             tracking: Vec::new(),
+            faults: Vec::new(),
             areas: Vec::new(),
         }
     }
@@ -121,6 +134,18 @@ impl BackupReport {
         Self {
             consistency,
             held,
+            ..self
+        }
+    }
+
+    /// With what the images of these disks lack.
+    pub fn with_faults<'a>(self, disks: impl Iterator<Item = (&'a str, Option<Faults>)>) -> Self {
+        let faults = disks.filter_map(|(disk, faults)| {
+            let (disk, faults) = (disk.to_string(), faults?);
+            Some(DiskFaults { disk, faults })
+        });
+        Self {
+            faults: faults.collect(),
             ..self
         }
     }
@@ -158,6 +183,10 @@ impl fmt::Display for BackupReport {
         }
         for reason in &self.held.reasons {
             write!(f, "\n    {reason}")?;
+        }
+        for DiskFaults { disk, faults } in &self.faults {
+            let bytes = HumanBytes(faults.unreadable_bytes());
+            write!(f, "\n  {disk}: {bytes} could not be read and are zeros")?;
         }
         self.tracking
             .iter()
