@@ -16,8 +16,8 @@
 //! * [`consistency`]: how the server is held still for an instant; [`hooks`]: how applications are
 //!   made ready for it.
 //! * [`used`]: which blocks are in use, by the disk's own structures.
-//! * [`seal`]: one span to one leaf of the index, more densely when the line is slow; [`pipeline`]: one disk to one root, with its
-//!   [`leaves`] in a file meanwhile.
+//! * [`seal`]: one span to one leaf of the index, more densely when the line is slow;
+//!   [`pipeline`]: one disk to one root, with its [`leaves`] in a file meanwhile.
 //! * [`uplink`]: drives [`relevo_wire::upload`] over a vault that may go away and come back.
 //! * [`cache`]: what the vault is known to have. [`backup`]: a whole run.
 //! * [`policy`]: when and how gently, as the vault says. [`daemon`]: takes images by it.

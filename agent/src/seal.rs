@@ -220,19 +220,20 @@ impl Sealer {
     fn extents(&mut self, bytes: &[u8]) -> Result<Vec<Extent>, UplinkGone> {
         let mut extents = Vec::new();
         for range in chunker::cut(bytes) {
-            let plaintext = &bytes[range];
-            let extent = match self.known_extent(plaintext) {
-                Some(extent) => extent,
-                None => {
-                    let sealed = self.seal_chunk(plaintext);
-                    let (length, chunk) = (plaintext.len() as u32, reference(&sealed));
-                    self.offer(sealed, length)?;
-                    Extent::Data { length, chunk }
-                }
-            };
+            let extent = self.extent(&bytes[range])?;
             push(&mut extents, extent);
         }
         Ok(extents)
+    }
+
+    fn extent(&mut self, plaintext: &[u8]) -> Result<Extent, UplinkGone> {
+        if let Some(extent) = self.known_extent(plaintext) {
+            return Ok(extent);
+        }
+        let sealed = self.seal_chunk(plaintext);
+        let (length, chunk) = (plaintext.len() as u32, reference(&sealed));
+        self.offer(sealed, length)?;
+        Ok(Extent::Data { length, chunk })
     }
 
     /// Zeros, or a chunk that the vault has or is about to have.

@@ -88,6 +88,8 @@ enum Piece {
     Asked {
         range: Range<usize>,
         usual: ChunkRef,
+        /// Bytes of it, sealed as usual.
+        size: usize,
         answer: oneshot::Receiver<bool>,
     },
 }
@@ -106,6 +108,7 @@ impl Sealer {
                 Piece::Asked {
                     range,
                     usual,
+                    size,
                     answer,
                 } => {
                     let plaintext = &bytes[range];
@@ -116,7 +119,7 @@ impl Sealer {
                         chunk: usual,
                     }) {
                         Some(known) => known,
-                        None => self.dense_extent(plaintext)?,
+                        None => self.dense_extent(plaintext, size)?,
                     }
                 }
             };
@@ -138,6 +141,7 @@ impl Sealer {
             let chunk = usual;
             return Ok(Piece::Done(Extent::Data { length, chunk }));
         }
+        let size = sealed.bytes().len();
         let (inquirer, answer) = oneshot::channel();
         self.hand_over(Offer {
             chunk: sealed,
@@ -147,18 +151,24 @@ impl Sealer {
         Ok(Piece::Asked {
             range,
             usual,
+            size,
             answer,
         })
     }
 
-    fn dense_extent(&mut self, plaintext: &[u8]) -> Result<Extent, UplinkGone> {
+    /// A chunk that the vault has not: densely, when that is shorter than the usual `size`.
+    fn dense_extent(&mut self, plaintext: &[u8], size: usize) -> Result<Extent, UplinkGone> {
         // The same may have been sealed meanwhile, in this span or another.
         if let Some(extent) = self.known_extent(plaintext) {
             return Ok(extent);
         }
         self.compressor.set_level(Compressor::DENSE_LEVEL);
-        let sealed = self.seal_chunk(plaintext);
+        let mut sealed = self.seal_chunk(plaintext);
         self.compressor.set_level(Compressor::LEVEL);
+        if sealed.bytes().len() >= size {
+            // What all seal is found by all.
+            sealed = self.seal_chunk(plaintext);
+        }
         let (length, chunk) = (plaintext.len() as u32, reference(&sealed));
         self.offer(sealed, length)?;
         Ok(Extent::Data { length, chunk })
@@ -213,14 +223,13 @@ mod tests {
     fn only_what_the_vault_lacks_is_sealed_densely() {
         let secret = TenantSecret::from_bytes([3; 32]);
         let mut bytes = Vec::new();
-        for number in 0u32.. {
-            if bytes.len() >= 2 << 20 {
-                break;
-            }
-            let word = blake3::hash(&(number / 7 % 900).to_le_bytes());
-            bytes.extend_from_slice(word.to_hex().as_bytes());
-            bytes.extend_from_slice(&number.to_le_bytes());
+        for number in 0u32..1 << 20 {
+            let word = blake3::hash(&(number.wrapping_mul(number) % 4093).to_le_bytes());
+            let length = 4 + (number % 13) as usize;
+            bytes.extend_from_slice(&word.to_hex().as_bytes()[..length]);
+            bytes.push(b' ');
         }
+        bytes.truncate(2 << 20);
         let mut usual = Compressor::new();
         let chunks: Vec<_> = chunker::cut(&bytes).collect();
         let (had, lacked) = chunks.split_at(chunks.len() / 2);
@@ -238,7 +247,7 @@ mod tests {
         };
         let secrets = vec![secret.clone()];
         let cache = Cache::open(&dir.path().join("cache.sqlite"), &scope, &secrets).unwrap();
-        let (offers, mut offered) = mpsc::channel(4);
+        let (offers, mut offered) = mpsc::channel::<Offer>(4);
         let known = had.clone();
         let vault = std::thread::spawn(move || {
             let mut sent = Vec::new();

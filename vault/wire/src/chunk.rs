@@ -224,7 +224,7 @@ impl Compressor {
     /// seal at this level unless they have a reason: equal plaintext is one chunk only when it is
     /// compressed alike.
     pub const LEVEL: i32 = 3;
-    /// Some 8 % smaller at a fifth of the speed, for lines that are slower still.
+    /// Some 7 % smaller at a fifth of the speed (docs/benchmarks.md), for lines that are slower still.
     pub const DENSE_LEVEL: i32 = 9;
 
     /// A compressor at [`LEVEL`](Self::LEVEL).
