@@ -33,7 +33,7 @@ use aya::maps::IterableMap;
 
 use super::device::Device;
 use super::grains::{GRAIN, Grains, words_of};
-use super::programs::{Alone, Programs, disk_map, number_of};
+use super::programs::{Alone, Programs, disk_map, number_of, remove_all};
 use super::shared::SharedWords;
 
 const SECTORS: usize = 0;
@@ -142,7 +142,7 @@ impl Probe {
 
     /// Ends all that there are, of disks that are gone too.
     pub fn stop_all() -> io::Result<()> {
-        remove(&Path::new(PINS).join("relevo"))
+        remove_all()
     }
 
     /// What it was started with.

@@ -203,6 +203,11 @@ fn in_full(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// Ends all programs there are, of every layout.
+pub(super) fn remove_all() -> io::Result<()> {
+    remove(&Path::new(PINS).join("relevo"))
+}
+
 fn remove(dir: &Path) -> io::Result<()> {
     match fs::remove_dir_all(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
