@@ -10,6 +10,16 @@ use tempfile::TempDir;
 use crate::namespace::Namespace;
 use crate::program::{Finished, Running, finish, wait_while};
 
+/// Begins empty; `BOOT` sees to that.
+const EMPTIED: &str = "/etc/systemd/system/";
+/// Gives what follows a control group of its own, `$1`, in which `$2` runs with the arguments behind.
+const GROUP: &str = r#"
+mountpoint -q /sys/fs/cgroup || mount -t cgroup2 cgroup2 /sys/fs/cgroup
+mkdir "/sys/fs/cgroup/$1" && echo $$ >"/sys/fs/cgroup/$1/cgroup.procs"
+shift
+exec "$@"
+"#;
+
 /// Runs inside fresh namespaces; `$1` is an empty directory.
 const BOOT: &str = r#"
 set -e
@@ -45,6 +55,33 @@ pub struct Server {
     boot: Running,
     dir: TempDir,
     init: u32,
+    group: String,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.boot.kill();
+        let mounts = std::fs::read_to_string("/proc/mounts").unwrap_or_default();
+        let groups = mounts.lines().find_map(|line| {
+            let mut fields = line.split(' ').skip(1);
+            let place = fields.next()?;
+            (fields.next()? == "cgroup2").then(|| Path::new(place).join(&self.group))
+        });
+        if let Some(group) = groups {
+            // Until the last process is gone.
+            wait_while(|| group.exists() && !remove_group(&group));
+        }
+    }
+}
+
+/// Groups below go first. Whether all are gone.
+fn remove_group(group: &Path) -> bool {
+    for entry in std::fs::read_dir(group).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) && !remove_group(&entry.path()) {
+            return false;
+        }
+    }
+    std::fs::remove_dir(group).is_ok()
 }
 
 impl Server {
@@ -56,8 +93,13 @@ impl Server {
         let dir = tempfile::tempdir().unwrap_or_else(|e| panic!("no directory for a test: {e}"));
         let place = dir.path().to_string_lossy().into_owned();
         let apart = "--pid --mount --uts --ipc --cgroup --fork --kill-child";
-        let arguments = apart.split(' ').chain(["sh", "-c", BOOT, "sh", &place]);
-        let mut command = network.command(Path::new("unshare"), arguments);
+        let group = dir.path().file_name().unwrap_or_default().to_string_lossy();
+        let group = format!("relevo-test{group}");
+        let arguments = ["-c", GROUP, "sh", &group, "unshare"]
+            .into_iter()
+            .chain(apart.split(' '))
+            .chain(["sh", "-c", BOOT, "sh", &place]);
+        let mut command = network.command(Path::new("sh"), arguments);
         command.stdin(Stdio::null());
         let mut boot = Running::start(command);
         assert_eq!(boot.next_line().trim(), "ready");
@@ -65,7 +107,12 @@ impl Server {
         let children = std::fs::read_to_string(children).unwrap_or_default();
         let init = children.trim().parse();
         let init = init.unwrap_or_else(|e| panic!("no first process ({e}): {children}"));
-        let server = Self { boot, dir, init };
+        let server = Self {
+            boot,
+            dir,
+            init,
+            group,
+        };
         wait_while(|| {
             let state = server.run(&["systemctl", "is-system-running"]);
             !["running", "degraded"].contains(&state.stdout.trim())
@@ -104,10 +151,16 @@ impl Server {
         while let Some(dir) = left.pop() {
             for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
                 let path = entry.path();
+                let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
                 if let Ok(name) = path.strip_prefix(&upper) {
-                    found.insert(format!("/{}", name.display()));
+                    let name = format!("/{}", name.display());
+                    // A directory gets into the upper layer by what is put into it.
+                    let is_old = is_dir && Path::new(&name).is_dir() && !name.starts_with(EMPTIED);
+                    if !is_old {
+                        found.insert(name);
+                    }
                 }
-                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                if is_dir {
                     left.push(path);
                 }
             }

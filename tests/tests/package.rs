@@ -88,9 +88,14 @@ fn install(lab: &Lab, server: &Server, program: &str, token: &str) -> Finished {
     let port = lab.address().rsplit(':').next().unwrap_or_default();
     let vault = format!("vault.example:{port}");
     let keys = "/root/sealing-keys.toml";
-    server.run(&[
+    let done = server.run(&[
         program, "install", "--vault", &vault, "--token", token, "--keys", keys, "--name", "db1",
-    ])
+    ]);
+    if done.stderr.contains("systemctl") {
+        let log = ["journalctl", "--no-pager", "--unit", "relevo-agent"];
+        eprintln!("{}", server.run(&log).stdout);
+    }
+    done
 }
 
 /// Stands where the daemon will: images a disk in the service's sandbox, then does nothing.
@@ -294,7 +299,8 @@ fn systemd_finds_no_fault() {
     stand_in(&server, OWN);
     install(&lab, &server, BROUGHT, &lab.token("agent")).expect_success();
     for unit in ["relevo-agent.service", "relevo-agent-resume.service"] {
-        let verified = server.run(&["systemd-analyze", "verify", "--man=no", unit]);
+        let unit = format!("/etc/systemd/system/{unit}");
+        let verified = server.run(&["systemd-analyze", "verify", "--man=no", &unit]);
         assert_eq!((verified.code, verified.stderr.as_str()), (0, ""));
     }
     let limit = [
@@ -324,6 +330,14 @@ fn it_needs_nothing_of_the_server() {
         .unwrap_or_else(|e| panic!("{e}"));
     fs::write(root.join("etc/hosts"), format!("{VAULT} vault.example\n"))
         .unwrap_or_else(|e| panic!("{e}"));
+    // What Linux has for everybody.
+    fs::create_dir_all(root.join("dev")).unwrap_or_else(|e| panic!("{e}"));
+    for (name, minor) in [("random", "8"), ("urandom", "9")] {
+        let mut node = Command::new("mknod");
+        node.arg(root.join("dev").join(name))
+            .args(["c", "1", minor]);
+        finish(node).expect_success();
+    }
     let port = lab.address().rsplit(':').next().unwrap_or_default();
     let (token, place) = (lab.token("agent"), root.to_string_lossy().into_owned());
     let vault = format!("vault.example:{port}");
