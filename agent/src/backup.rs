@@ -2,14 +2,15 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use relevo_wire::chunk::MAX_CHUNK;
 use relevo_wire::chunker::CHUNKER;
 use relevo_wire::inventory::Inventory;
 use relevo_wire::key::SealingKeys;
 use relevo_wire::manifest::{
-    Consistency, DiskImage, Faults, MANIFEST_VERSION, MAX_UNREADABLE, ManifestBody, PublicManifest,
-    RunTotals, SealedManifest, SealedRef,
+    Consistency, DiskImage, Faults, Gone, MANIFEST_VERSION, MAX_UNREADABLE, ManifestBody,
+    PublicManifest, RunTotals, SealedManifest, SealedRef,
 };
 use relevo_wire::upload::UploadLimits;
 use relevo_wire::{PointId, ServerId, TenantId, Timestamp};
@@ -18,7 +19,7 @@ use tokio::sync::mpsc;
 use crate::AgentError;
 use crate::cache::{Cache, Scope};
 use crate::consistency::Holding;
-use crate::disk::Disk;
+use crate::disk::{Disk, DiskError};
 use crate::pipeline::{Counters, Imaged, Pipeline, PipelineError, ReadSpeed, Run};
 use crate::report::{BackupReport, DiskTracking};
 use crate::seal::UnderWay;
@@ -56,6 +57,8 @@ pub struct BackupRun {
     /// Where it is kept what was written to the disks since their last images. With none, disks
     /// are read whole and compared.
     pub tracking: Option<PathBuf>,
+    /// How often all is read to prove what was marked.
+    pub proof_every: Duration,
     /// How the server is held still for an image of one instant. Only disks of the server itself
     /// whose writes are tracked can be.
     pub holding: Holding,
@@ -116,6 +119,11 @@ impl BackupRun {
                     tracing::warn!("{}: starting again", UplinkError::VaultChanged);
                     uplink = Uplink::new(dial, uplink.link().clone(), self.patience);
                 }
+                Err(AgentError::Disk(error)) => {
+                    lose(&disks, error)?;
+                    // Nothing is wrong with what the cache knows.
+                    tries -= 1;
+                }
                 Err(error) => return Err(error),
             }
             self.read_again(&disks);
@@ -152,7 +160,9 @@ impl BackupRun {
         if let Attempt::Done(report) = &mut done {
             report.tracking = chosen;
             for (tracking, disk) in tracked.iter_mut().zip(disks.iter()) {
-                tracking.commit(disk, point);
+                if disk.lost().is_none() {
+                    tracking.commit(disk, point);
+                }
             }
         }
         Ok(done)
@@ -251,7 +261,10 @@ impl BackupRun {
     /// run: nothing has been read yet.
     fn track(&self, disks: &[Disk], cache: &Cache, point: PointId) -> Vec<Tracking> {
         let tracking = disks.iter().map(|disk| match &self.tracking {
-            Some(dir) => Tracking::begin(dir, disk, cache.last_image(disk.name()), point),
+            Some(dir) => {
+                let last = cache.last_image(disk.name());
+                Tracking::begin(dir, disk, last, point, self.proof_every)
+            }
             None => Tracking::off(),
         });
         tracking.collect()
@@ -268,12 +281,16 @@ impl BackupRun {
     ) -> Result<Attempt, AgentError> {
         let finished = Timestamp::now();
         let Imaged {
-            consistency, held, ..
+            consistency,
+            mut held,
+            ..
         } = imaged;
         if consistency == Consistency::Fuzzy {
             let reasons = held.reasons.join("; ");
             tracing::warn!("the image holds blocks of several moments: {reasons}");
         }
+        let lost = disks.iter().filter_map(|disk| disk.lost());
+        held.reasons.extend(lost.map(String::from));
         let taken = held.instant.unwrap_or(started);
         let c = &self.counters;
         let totals = RunTotals {
@@ -284,9 +301,14 @@ impl BackupRun {
             sent: Counters::get(&c.sent),
         };
         let most = (MOST_UNREADABLE / disks.len().max(1)).clamp(1, MAX_UNREADABLE);
-        let faults = disks
-            .iter()
-            .map(|disk| Faults::new(disk.unreadable(), None, most));
+        let faults = disks.iter().zip(&imaged.as_before).map(|(disk, before)| {
+            let (unreadable, gone) = match (disk.lost(), cache.last_image(disk.name())) {
+                (None, _) => (disk.unreadable(), None),
+                (Some(_), Some(last)) if *before => (Vec::new(), Some(Gone::AsIn(last))),
+                (Some(_), _) => (vec![(0, disk.size())], Some(Gone::Incomplete)),
+            };
+            Faults::new(unreadable, gone, most)
+        });
         let faults: Vec<_> = faults.collect();
         let images = disks
             .iter()
@@ -324,7 +346,8 @@ impl BackupRun {
         match uplink.commit(&manifest).await? {
             Committed::Incomplete(missing) => Ok(Attempt::Incomplete(missing.len())),
             Committed::Stored(stored) => {
-                if let Err(error) = cache.promote(point, disks.iter().map(Disk::name)) {
+                let read = disks.iter().filter(|disk| disk.lost().is_none());
+                if let Err(error) = cache.promote(point, read.map(Disk::name)) {
                     tracing::warn!("cache: {error}; the next run takes longer");
                 }
                 let took = Timestamp::now().since(started);
@@ -338,6 +361,23 @@ impl BackupRun {
                 )))
             }
         }
+    }
+}
+
+/// Goes on without a disk that went away, or is failing, when there are others.
+fn lose(disks: &[Disk], error: DiskError) -> Result<(), DiskError> {
+    let left = |disk: &&Disk| disk.lost().is_none();
+    let lost = disks
+        .iter()
+        .filter(left)
+        .find(|disk| error.lost_disk() == Some(disk.path()));
+    match lost {
+        Some(disk) if disks.iter().filter(left).count() > 1 => {
+            tracing::error!("{error}: the run goes on with the other disks");
+            disk.lose(&error);
+            Ok(())
+        }
+        _ => Err(error),
     }
 }
 

@@ -5,15 +5,17 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use relevo_wire::key::SealingKeys;
+use relevo_wire::policy::BackupPolicy;
 use relevo_wire::upload::UploadLimits;
 use serde::Serialize;
 
 use crate::AgentError;
 use crate::backup::BackupRun;
-use crate::consistency::{Freezing, Holding, MAX_FREEZE, watch};
+use crate::consistency::{Freezing, Holding, watch};
 use crate::daemon::history::{self, Noted};
 use crate::daemon_command::{
     self, PauseArgs, PolicyArgs, PolicyOptions, ResumeArgs, RunArgs, StatusArgs,
@@ -26,7 +28,7 @@ use crate::install::network;
 use crate::install_command::{self, AllowVaultArgs, InstallArgs, UninstallArgs};
 use crate::inventory;
 use crate::pipeline::Counters;
-use crate::policy;
+use crate::policy::{self, Known};
 use crate::progress;
 use crate::report::InventoryPage;
 use crate::state::{DEFAULT_DIR, StateDir};
@@ -152,10 +154,9 @@ struct BackupArgs {
 /// How the server is held still for an image of one instant.
 #[derive(Args)]
 struct HoldingArgs {
-    /// Seconds for which file systems are frozen at most; 1 to 60.
-    #[arg(long, value_name = "SECONDS", default_value_t = MAX_FREEZE.as_secs(),
-          value_parser = clap::value_parser!(u64).range(1..=60))]
-    max_freeze: u64,
+    /// Seconds for which file systems are frozen at most; 1 to 60 [default: as the vault says].
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=60))]
+    max_freeze: Option<u64>,
     /// Do not freeze file systems: the image is as after a power cut, if it can be had of one
     /// instant at all.
     #[arg(long)]
@@ -173,14 +174,18 @@ struct HoldingArgs {
 }
 
 impl HoldingArgs {
-    fn holding(&self, state: &StateDir) -> Holding {
-        let hooks = || hooks_command::of(state, &self.hooks, self.hook_limit, self.max_freeze);
+    fn holding(&self, state: &StateDir, policy: &BackupPolicy) -> Holding {
+        let limit = match self.max_freeze {
+            Some(seconds) => Duration::from_secs(seconds),
+            None => Duration::from_millis(policy.max_freeze),
+        };
+        let hooks = || hooks_command::of(state, &self.hooks, self.hook_limit, limit.as_secs());
         Holding {
             freeze: (!self.no_freeze).then(|| Freezing {
                 program: "/proc/self/exe".into(),
                 note: state.frozen(),
             }),
-            limit: std::time::Duration::from_secs(self.max_freeze),
+            limit,
             hooks: (!self.no_hooks).then(hooks),
         }
     }
@@ -321,6 +326,7 @@ fn run_backup(args: BackupArgs, noted: &Noted) -> Result<(), AgentError> {
     }
     yield_to_others();
     let pace = args.policy.pace(&state);
+    let policy = Known::read(&state.policy()).policy;
     let counters = Arc::new(Counters {
         pace: pace.clone(),
         ..Counters::default()
@@ -336,7 +342,8 @@ fn run_backup(args: BackupArgs, noted: &Noted) -> Result<(), AgentError> {
         inventory: found,
         cache: state.cache(),
         tracking: (!args.no_tracking).then(|| state.tracking()),
-        holding: args.holding.holding(&state),
+        proof_every: Duration::from_secs(policy.proof_every),
+        holding: args.holding.holding(&state, &policy),
         workers: std::thread::available_parallelism().map_or(2, |n| n.get().min(MAX_WORKERS)),
         limits: pace.limits(UploadLimits::default()),
         patience: Patience::default(),

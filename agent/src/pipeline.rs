@@ -160,13 +160,17 @@ impl Pipeline {
         inventory: &[u8],
         piece: usize,
     ) -> Result<Imaged, PipelineError> {
-        let all: Vec<_> = disks.iter().collect();
-        let mut survey = self.run.survey(&all);
-        let mut readings = Vec::new();
+        let (mut readings, mut lost) = (Vec::new(), Vec::new());
         for (disk, tracking) in disks.iter().zip(tracked) {
             let leaves = Leaves::new(&self.run.scratch, span::count(disk.size()))?;
-            readings.push(Reading::new(disk, tracking, leaves));
+            let one = Reading::new(disk, tracking, leaves);
+            match disk.lost() {
+                None => readings.push(one),
+                Some(_) => lost.push(one),
+            }
         }
+        let there: Vec<_> = readings.iter().map(|one| one.disk).collect();
+        let mut survey = self.run.survey(&there);
         for (one, used) in readings.iter_mut().zip(&survey.maps) {
             one.differing = {
                 let source = one.first_source(used);
@@ -177,8 +181,20 @@ impl Pipeline {
             };
         }
         let (consistency, held) = self.to_an_instant(&mut readings, &mut survey, holding)?;
-        let mut roots = Vec::new();
-        for one in &readings {
+        let mut read = readings.into_iter();
+        let mut lost = lost.into_iter();
+        let mut made = Vec::new();
+        for disk in disks {
+            let one = match disk.lost() {
+                None => read.next(),
+                Some(_) => lost.next(),
+            };
+            made.extend(one);
+        }
+        let (mut roots, mut as_before) = (Vec::new(), Vec::new());
+        for one in &made {
+            let is_lost = one.disk.lost().is_some();
+            as_before.push(is_lost && self.as_before(one)?);
             roots.push(self.tree(one.disk, &one.leaves)?);
         }
         let mut pieces = Vec::new();
@@ -189,15 +205,34 @@ impl Pipeline {
         Ok(Imaged {
             roots,
             survey,
-            differing: readings
+            as_before,
+            differing: made
                 .iter_mut()
                 .map(|one| std::mem::take(&mut one.differing))
                 .collect(),
-            tracked: readings.into_iter().map(|one| one.tracking).collect(),
+            tracked: made.into_iter().map(|one| one.tracking).collect(),
             consistency,
             held,
             inventory: pieces,
         })
+    }
+
+    /// Gives a disk that is lost the leaves of its last image. False when the cache does not know
+    /// them all: then it has none.
+    fn as_before(&mut self, one: &Reading<'_>) -> Result<bool, PipelineError> {
+        let spans = span::count(one.disk.size());
+        for span in 0..spans {
+            match self.nodes.last_leaf(&one.name, span) {
+                Some(leaf) => one.leaves.set(span, leaf)?,
+                None => {
+                    for span in 0..span {
+                        one.leaves.set(span, None)?;
+                    }
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
     }
 
     /// The root of the tree above leaves.
@@ -247,6 +282,8 @@ fn emit(
 pub struct Imaged {
     /// Root of each disk's index, in order; none when it is all zeros.
     pub roots: Vec<Option<ChunkRef>>,
+    /// Of each disk, whether it is lost and its image is the last one.
+    pub as_before: Vec<bool>,
     /// What of the disks was taken as used.
     pub survey: Survey,
     /// Spans of each disk that differ from the last image though they were not marked when the

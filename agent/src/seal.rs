@@ -126,6 +126,13 @@ impl Sealer {
         })
     }
 
+    /// The leaf of a span at the last image, whatever the disk holds now; nothing when the cache
+    /// does not know.
+    pub fn last_leaf(&mut self, disk: &str, number: u64) -> Option<Option<ChunkRef>> {
+        let (_, known) = self.cache.span(disk, number)?;
+        Some(known.leaf())
+    }
+
     /// Seals one span. Blocks while the uplink has no room.
     pub fn seal(&mut self, disk: &str, span: &Span<'_>) -> Result<SealedSpan, UplinkGone> {
         let known = self.cache.span(disk, span.number);

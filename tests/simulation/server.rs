@@ -117,6 +117,7 @@ pub async fn back_up(
         },
         cache: server.dir.join("cache.sqlite"),
         tracking: None,
+        proof_every: std::time::Duration::MAX,
         holding: Default::default(),
         workers: 0,
         // Small, so that a small disk takes many requests.

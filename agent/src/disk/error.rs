@@ -1,7 +1,7 @@
 //! What can be wrong with a disk, in words.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Why a disk could not be imaged.
 #[derive(Debug, thiserror::Error)]
@@ -63,9 +63,12 @@ pub enum DiskError {
 }
 
 impl DiskError {
-    /// Whether the disk itself is lost, so that a run may go on with the others.
-    pub fn loses_the_disk(&self) -> bool {
-        matches!(self, Self::Gone { .. } | Self::Failing { .. })
+    /// The disk that is lost, so that a run may go on with the others.
+    pub fn lost_disk(&self) -> Option<&Path> {
+        match self {
+            Self::Gone { path, .. } | Self::Failing { path, .. } => Some(path),
+            _ => None,
+        }
     }
 
     /// What the administrator can do about it.

@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 
 use relevo_wire::manifest::Consistency;
 
@@ -37,6 +37,8 @@ pub struct Disk {
     sequence: Option<String>,
     /// What could not be read.
     unreadable: Mutex<Unreadable>,
+    /// Why the run goes on without it.
+    lost: OnceLock<String>,
     /// Whether the kernel tells holes from data here.
     holes: bool,
     /// Whether blocks are read that nothing uses.
@@ -106,6 +108,7 @@ impl Disk {
                 .as_deref()
                 .and_then(|number| sysfs_text(&sysfs(number).join("diskseq"))),
             unreadable: Mutex::default(),
+            lost: OnceLock::new(),
             file,
             size,
             sector,
@@ -181,6 +184,17 @@ impl Disk {
         let stop = rustix::fs::seek(&self.file, rustix::fs::SeekFrom::Hole(start))
             .map_err(|e| fail(start, e))?;
         Ok(Some((start, stop)))
+    }
+
+    /// Goes on without it.
+    pub fn lose(&self, why: &DiskError) {
+        // The first reason is the cause.
+        let _ = self.lost.set(why.to_string());
+    }
+
+    /// Why it is not read any more, if it is not.
+    pub fn lost(&self) -> Option<&str> {
+        self.lost.get().map(String::as_str)
     }
 
     /// Takes all of it as used from now on.

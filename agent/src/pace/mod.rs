@@ -15,7 +15,6 @@ pub mod pressure;
 
 use std::cell::Cell;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -44,8 +43,6 @@ pub struct Pace(Option<Arc<Shared>>);
 
 #[derive(Debug)]
 struct Shared {
-    /// Nothing that is read waits.
-    hurry: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -91,17 +88,7 @@ impl Pace {
             cpu_seen: processor_time(),
             backoff: Backoff::default(),
         });
-        Self(Some(Arc::new(Shared {
-            hurry: AtomicBool::new(false),
-            state,
-        })))
-    }
-
-    /// Has nothing that is read wait, while file systems are frozen for it, or wait again.
-    pub fn hurry(&self, hurry: bool) {
-        if let Some(shared) = &self.0 {
-            shared.hurry.store(hurry, Ordering::Relaxed);
-        }
+        Self(Some(Arc::new(Shared { state })))
     }
 
     /// Waits, after so many bytes were read, until more may be, or `halt` is set. For threads that
@@ -109,7 +96,7 @@ impl Pace {
     pub fn read(&self, bytes: u64, halt: &Stop) {
         let Some(shared) = &self.0 else { return };
         let worked = WENT_ON.get().map_or(Duration::ZERO, |at| at.elapsed());
-        let waits = || !shared.hurry.load(Ordering::Relaxed) && !halt.is_set();
+        let waits = || !halt.is_set();
         if waits() {
             let (mut turn, wait) = shared.state().read(bytes, worked);
             let mut until = Instant::now() + wait.min(LONGEST);
@@ -264,9 +251,6 @@ mod tests {
         assert!(state.read(1_000_000, Duration::ZERO).1 > Duration::from_secs(900));
         drop(state);
         // Comes back at once, or not before the test is given up.
-        pace.hurry(true);
-        pace.read(1_000_000_000, &Stop::default());
-        pace.hurry(false);
         let halt = Stop::default();
         halt.set();
         pace.read(1_000_000_000, &halt);

@@ -38,6 +38,7 @@ mod trust;
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use relevo_wire::{PointId, Timestamp};
 use serde::Serialize;
@@ -109,10 +110,17 @@ struct Kept {
 impl Tracking {
     /// Takes what is marked, and begins to mark anew, before anything is read for `making`.
     /// `last` is the point whose spans the agent's cache holds. Without a working kernel, or with
-    /// any doubt, the basis says so; that is no error.
-    pub fn begin(dir: &Path, disk: &Disk, last: Option<PointId>, making: PointId) -> Self {
+    /// any doubt, the basis says so; that is no error. Marks are proved by a full comparison when
+    /// the last one is older than `proof_every`.
+    pub fn begin(
+        dir: &Path,
+        disk: &Disk,
+        last: Option<PointId>,
+        making: PointId,
+        proof_every: Duration,
+    ) -> Self {
         let path = dir.join(file_name(disk.name()));
-        match taken(dir, &path, disk, last, making) {
+        match taken(dir, &path, disk, last, making, proof_every) {
             Ok((basis, record, probe)) => Self {
                 path,
                 basis,

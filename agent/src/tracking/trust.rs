@@ -12,16 +12,15 @@ use super::record::{Facts, Record};
 use super::{Basis, reboot};
 use crate::disk::Disk;
 
-/// Marks are proved by a full comparison when the last one is older.
-const COMPARED_EVERY: Duration = Duration::from_secs(7 * 24 * 3600);
-
-/// Takes the marks into the record. The error says why this disk's writes cannot be tracked.
+/// Takes the marks into the record. They are proved by a full comparison when the last one is
+/// older than `proof_every`. The error says why this disk's writes cannot be tracked.
 pub(super) fn taken(
     dir: &Path,
     path: &Path,
     disk: &Disk,
     last: Option<PointId>,
     making: PointId,
+    proof_every: Duration,
 ) -> Result<(Basis, Record, Probe), String> {
     let device = Device::of(disk.path())?;
     let boot = boot_id().ok_or("the kernel does not say which run of it this is")?;
@@ -41,7 +40,7 @@ pub(super) fn taken(
             record.facts.making = Some(making);
             record.write(path).map_err(|e| e.to_string())?;
             probe.kept();
-            let old = |at: Timestamp| Timestamp::now().since(at) > COMPARED_EVERY;
+            let old = |at: Timestamp| Timestamp::now().since(at) > proof_every;
             let changed = record.changed.clone();
             let basis = match record.facts.compared.is_none_or(old) {
                 true => Basis::Proof(changed),

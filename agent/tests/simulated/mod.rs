@@ -331,6 +331,7 @@ impl Server {
             },
             cache: self.cache(),
             tracking: None,
+            proof_every: std::time::Duration::MAX,
             holding: Default::default(),
             workers: 3,
             limits: self.limits,
