@@ -319,14 +319,18 @@ mod tests {
     /// Guards an alarm against being overlooked by whoever does not read logs.
     #[test]
     fn people_are_told_what_was_read_and_of_alarms() {
-        let mut disk = DiskTracking::new("sda", &Basis::Nothing("no BPF here".into()), 0);
+        let of = |basis: &Basis, count| {
+            let ranges = Vec::new();
+            DiskTracking::new("sda", basis, Unmarked { count, ranges })
+        };
+        let mut disk = of(&Basis::Nothing("no BPF here".into()), 0);
         assert_eq!(disk.to_string(), "  sda: all was read: no BPF here");
-        disk = DiskTracking::new("sda", &Basis::Changed(Grains::none(1 << 20)), 0);
+        disk = of(&Basis::Changed(Grains::none(1 << 20)), 0);
         assert_eq!(
             disk.to_string(),
             "  sda: what was written since was read, 0 B"
         );
-        disk = DiskTracking::new("sda", &Basis::Proof(Grains::none(1 << 20)), 2);
+        disk = of(&Basis::Proof(Grains::none(1 << 20)), 2);
         assert!(disk.to_string().contains("ALARM: 2 spans"), "{disk}");
     }
 

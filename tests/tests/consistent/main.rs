@@ -10,7 +10,7 @@ mod writers;
 
 use relevo_tests::suite::{Need, Suite};
 use serde_json::Value;
-use server::{MIB, Server};
+use server::Server;
 use writers::{Writers, assert_of_one_instant};
 
 /// Guards the promise: under many writers that wait for the disk each time, the image is of one
