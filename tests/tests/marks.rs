@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use relevo_agent::disk::{Disk, DiskArgument};
 use relevo_agent::tracking::device::Device;
@@ -316,7 +317,7 @@ fn what_is_written_during_a_run_is_read_again_or_by_the_next() {
         assert_eq!(taken, Some(grains(64 * MIB, &pages)));
     };
     // Without a base, too.
-    let mut run = Tracking::begin(dir.path(), &disk.disk(), None, first);
+    let mut run = Tracking::begin(dir.path(), &disk.disk(), None, first, Duration::MAX);
     assert!(matches!(run.basis(), Basis::Nothing(_)));
     disk.stamp(100);
     expect(run.again(&disk.disk()), &[100]);
@@ -333,7 +334,7 @@ fn what_is_written_during_a_run_is_read_again_or_by_the_next() {
     expect(run.again(&disk.disk()), &[3000, 4000]);
     run.commit(&disk.disk(), first);
     disk.stamp(5000);
-    let run = Tracking::begin(dir.path(), &disk.disk(), Some(first), second);
+    let run = Tracking::begin(dir.path(), &disk.disk(), Some(first), second, Duration::MAX);
     let pages = [3000, 4000, 5000].map(|page| page * PAGE..(page + 1) * PAGE);
     assert_eq!(run.basis(), &Basis::Changed(grains(64 * MIB, &pages)));
     // A run that was cut off between an instant and its record.
@@ -341,7 +342,7 @@ fn what_is_written_during_a_run_is_read_again_or_by_the_next() {
     disk.stamp(6000);
     expect(cut_off.in_instant(), &[6000]);
     drop(cut_off);
-    let mut run = Tracking::begin(dir.path(), &disk.disk(), Some(first), third);
+    let mut run = Tracking::begin(dir.path(), &disk.disk(), Some(first), third, Duration::MAX);
     let Basis::Nothing(reason) = run.basis() else {
         panic!("{:?}", run.basis());
     };
