@@ -53,8 +53,8 @@ fn what_cannot_be_read_is_zeros_and_named() {
     assert_eq!(faults["unreadable"], json!(bad), "{faults}");
     let expected = with_zeros(&lab, &content, &bad);
     assert_eq!(sha256(&lab.restore("db1")), sha256(&expected));
-    let page = lab.recover(&["inspect", "db1"]).expect_success();
-    assert!(page.contains("could not be read"), "{page}");
+    let said = lab.recover(&["inspect", "db1"]);
+    assert!(said.stderr.contains("could not be read"), "{said:?}");
     // Nothing was written, and yet they are tried again.
     disk.fail(&[]);
     lab.backup("db1", disk.device());

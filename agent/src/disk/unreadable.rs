@@ -38,6 +38,9 @@ impl Unreadable {
 
     /// They could be read after all.
     pub fn remove(&mut self, bytes: Range<u64>) {
+        if bytes.is_empty() {
+            return;
+        }
         while let Some((&from, &to)) = self.runs.range(..bytes.end).next_back() {
             if to <= bytes.start {
                 return;
