@@ -180,7 +180,7 @@ impl Pipeline {
                 source.into_differing()
             };
         }
-        let (consistency, held) = self.to_an_instant(&mut readings, &mut survey, holding)?;
+        let (consistency, held) = self.reach_instant(&mut readings, &mut survey, holding)?;
         let mut read = readings.into_iter();
         let mut lost = lost.into_iter();
         let mut made = Vec::new();

@@ -176,6 +176,11 @@ impl Running {
         let _ = Command::new("kill").args(["-s", name, &pid]).status();
     }
 
+    /// Whether it has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(Some(_)))
+    }
+
     /// Waits for its end and returns the exit code and the rest of its output.
     pub fn wait(&mut self) -> (i32, String) {
         let mut rest = String::new();

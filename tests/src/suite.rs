@@ -65,9 +65,16 @@ impl Need {
 
     /// File systems in layers.
     pub fn overlay() -> Self {
+        Self::file_system("overlay")
+    }
+
+    /// A kind of file system that the kernel mounts.
+    pub fn file_system(kind: &'static str) -> Self {
         let known = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
-        let there = known.contains("\toverlay\n");
-        Self::new("overlayfs", there, "load the overlay module")
+        let there = known
+            .lines()
+            .any(|line| line.ends_with(&format!("\t{kind}")));
+        Self::new(kind, there, "load the module of this file system")
     }
 
     /// A program in the path.

@@ -18,7 +18,7 @@ const TOO_FAST: &str = "it was written faster than it was read";
 impl Pipeline {
     /// Reads again what was written since it was read, and holds the server still for the rest of
     /// it. Says of what moment the image is then.
-    pub(super) fn to_an_instant(
+    pub(super) fn reach_instant(
         &mut self,
         readings: &mut [Reading<'_>],
         survey: &mut Survey,

@@ -70,6 +70,20 @@ impl Pulse {
         }
     }
 
+    /// Starts runs with these arguments until one has frozen the server before it ended: on a busy
+    /// machine an instant may pass unseen, or not be had.
+    fn await_freeze_by_run(&self, server: &Server, args: &[&str]) -> Running {
+        for _ in 0..50 {
+            let mut run = Running::start(server.command(args));
+            while !run.has_ended() {
+                if self.waits() {
+                    return run;
+                }
+            }
+        }
+        panic!("no run was seen to freeze anything")
+    }
+
     /// Waits until it has written again.
     fn goes_on(&self) {
         let beats = self.beats.load(Ordering::Relaxed);
@@ -204,16 +218,15 @@ fn a_run_that_is_killed_while_all_is_frozen_leaves_a_server_that_goes_on() {
     let server = Server::new("ext4", 128);
     let writers = Writers::start(server.path());
     let pulse = Pulse::of(&server);
-    let run = Running::start(server.command(&[]));
-    pulse.await_freeze();
+    let run = pulse.await_freeze_by_run(&server, &[]);
     signal(run.pid(), "KILL");
     pulse.goes_on();
     drop(run);
+    writers.stop();
     // What is noted of the freeze is of no harm to the next run.
     let report = server.backup(&[]);
     assert_eq!(report["consistency"], "file-system", "{report}");
     assert!(!server.lab.path("db1/frozen.json").exists());
-    writers.stop();
 }
 
 /// Guards the server against a run that is stopped, and the point against what was written since:
@@ -222,18 +235,17 @@ fn a_run_that_is_stopped_while_all_is_frozen_holds_nobody_up() {
     let mut server = Server::new("ext4", 128);
     let writers = Writers::start(server.path());
     let pulse = Pulse::of(&server);
-    let mut run = Running::start(server.command(&["--max-freeze", "2"]));
-    pulse.await_freeze();
+    let mut run = pulse.await_freeze_by_run(&server, &["--max-freeze", "5"]);
     signal(run.pid(), "STOP");
     pulse.goes_on();
     writers.let_write(20);
+    writers.stop();
     signal(run.pid(), "CONT");
     let (code, said) = run.wait();
     assert_eq!(code, 0, "{said}");
     let report: Value = serde_json::from_str(&said).unwrap_or_else(|e| panic!("{e}: {said}"));
     assert_eq!(report["consistency"], "file-system", "{report}");
     drop(pulse);
-    writers.stop();
     server.lose_and_restore();
     assert_of_one_instant(server.path());
 }
@@ -243,8 +255,7 @@ fn what_was_left_frozen_is_thawed_by_the_next_command() {
     let server = Server::new("ext4", 128);
     for by in ["thaw", "backup"] {
         let pulse = Pulse::of(&server);
-        let mut run = Running::start(server.command(&["--max-freeze", "60"]));
-        pulse.await_freeze();
+        let mut run = pulse.await_freeze_by_run(&server, &["--max-freeze", "60"]);
         signal(run.pid(), "STOP");
         let guard = guard_of(run.pid());
         signal(guard, "STOP");
