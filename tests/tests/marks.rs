@@ -246,7 +246,7 @@ fn what_is_under_way_is_marked_until_it_is_done() {
     let at = Mounted::new(&image, at);
     let disk = Loop::over(&at.0, 16 * MIB);
     let probe = disk.probe();
-    let written = grains(16 * MIB, &[5 * MIB..5 * MIB + PAGE]);
+    let written = grains(16 * MIB, std::slice::from_ref(&(5 * MIB..5 * MIB + PAGE)));
     // A frozen file system below the loop device holds the write.
     let frozen = Frozen::new(&at.0);
     let writer = {
@@ -290,14 +290,14 @@ fn disks_of_any_size_are_marked() {
         disk.discard(&[], from, length);
         assert_eq!(
             take(&probe),
-            grains(size, &[from..from + length]),
+            grains(size, std::slice::from_ref(&(from..from + length))),
             "discarded, {size}"
         );
         let length = length.min(300 * MIB);
         disk.discard(&["--zeroout"], from, length);
         assert_eq!(
             take(&probe),
-            grains(size, &[from..from + length]),
+            grains(size, std::slice::from_ref(&(from..from + length))),
             "zeroed, {size}"
         );
         assert_eq!(probe.sectors(), disk.written() - before, "counted, {size}");
