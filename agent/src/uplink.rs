@@ -39,7 +39,7 @@ const WORKER: usize = 7 << 20;
 /// Held in any case: with less even a local line runs dry.
 const LEAST_HELD: usize = 8 << 20;
 
-/// `limits`, and no more sealed bytes than [`MEMORY`] leaves beside `workers`.
+/// `limits`, and no more sealed bytes than the promise of 64 MiB leaves beside `workers`.
 pub fn within_memory(limits: UploadLimits, workers: usize) -> UploadLimits {
     let left = MEMORY.saturating_sub(FIXED + workers * WORKER);
     UploadLimits {

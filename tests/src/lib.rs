@@ -6,7 +6,7 @@
 //! * [`lab`]: a vault with an agent and a recovery site, torn down whatever happens.
 //! * [`namespace`]: a network of the lab's own, to cut.
 //! * [`ailing`]: a disk that cannot be read everywhere.
-//! * [`line`]: a long, narrow, lossy line in front of a vault.
+//! * [`mod@line`]: a long, narrow, lossy line in front of a vault.
 //! * [`disks`]: the demo server's disk and the site kernel, made once and cached.
 //! * [`filesystems`]: real file systems in image files, made, filled and compared.
 //! * [`server`]: a server of a test's own, with systemd, to install something on.

@@ -108,7 +108,7 @@ fn a_disk_that_fails_costs_itself_only() {
         ];
         finish(lab.command("relevo-agent", &args))
     };
-    disk.fail(&[MIB..96 * MIB]);
+    disk.fail(std::slice::from_ref(&(MIB..96 * MIB)));
     let said = backup();
     assert!(said.stderr.contains("failing"), "{said:?}");
     let point = inspected(&lab, "db1");

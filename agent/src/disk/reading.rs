@@ -77,7 +77,7 @@ impl Disk {
 
     /// Reads these runs, which ascend, into a buffer that begins at `start` of the disk and on a
     /// page; all else in the buffer becomes zeros. So does what cannot be read, which
-    /// [`unreadable`](Self::unreadable) tells. `start` is a multiple of [`PAGE`].
+    /// [`unreadable`](Self::unreadable) tells. `start` is a multiple of 4096.
     pub fn read_runs(
         &self,
         start: u64,

@@ -9,7 +9,7 @@
 //!   go on without the agent. [`probe`]: what they mark of one disk.
 //! * [`grains`]: the marks, one bit for 64 KiB. [`record`]: what is kept of them between runs.
 //! * [`reboot`]: how they outlive a clean restart of the server.
-//! * [`device`]: which disk it is. [`trust`]: whether marks are all that changed. [`Tracking`]:
+//! * [`device`]: which disk it is. `trust`: whether marks are all that changed. [`Tracking`]:
 //!   what a run may believe.
 //!
 //! Invariants:
