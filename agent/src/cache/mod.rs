@@ -394,9 +394,12 @@ mod tests {
         let mut cache = filled(&dir.path().join("cache.sqlite"));
         let known = |disk: &str, span: u64| KnownSpan {
             shape: span * 2 + u64::from(disk == "sdb"),
-            data: (span % 3 == 0).then(|| ([span as u8; 32], chunk((span % 100) as u8))),
+            data: span
+                .is_multiple_of(3)
+                .then(|| ([span as u8; 32], chunk((span % 100) as u8))),
         };
-        let there = |disk: &str, span: u64| span % 5 != 0 && (disk == "sda") == (span < 700);
+        let there =
+            |disk: &str, span: u64| !span.is_multiple_of(5) && (disk == "sda") == (span < 700);
         let mut facts = Vec::new();
         for disk in ["sda", "sdb"] {
             for span in (0..1000).filter(|&span| there(disk, span)) {

@@ -110,6 +110,6 @@ fn a_policy_survives_the_wire_and_the_file() {
     let text = toml::to_string(&policy).unwrap();
     assert_eq!(toml::from_str::<BackupPolicy>(&text).unwrap(), policy);
     // What a later release writes is an error, not something else.
-    let strange = minicbor::to_vec(&(None::<u64>, ["every blue moon"])).unwrap();
+    let strange = minicbor::to_vec((None::<u64>, ["every blue moon"])).unwrap();
     assert!(minicbor::decode::<BackupPolicy>(&strange).is_err());
 }
