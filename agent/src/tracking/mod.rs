@@ -209,6 +209,10 @@ impl Tracking {
         record.facts.base = Some(point);
         record.facts.making = None;
         record.changed = unread.clone();
+        // What could not be read is tried again, though nobody writes to it.
+        for (start, end) in disk.unreadable() {
+            record.changed.add(start..end);
+        }
         self.write(disk);
     }
 
