@@ -22,7 +22,7 @@ const BROUGHT: &str = "/root/relevo-agent";
 const OWN: &str = "/usr/local/bin/relevo-agent";
 
 /// All that `install` leaves on a server, below the directories that [`changed`] looks at.
-const INSTALLED: [&str; 12] = [
+const INSTALLED: [&str; 15] = [
     "/etc/systemd/system/multi-user.target.wants",
     "/etc/systemd/system/multi-user.target.wants/relevo-agent.service",
     "/etc/systemd/system/relevo-agent-resume.service",
@@ -35,6 +35,9 @@ const INSTALLED: [&str; 12] = [
     "/var/lib/relevo/agent",
     "/var/lib/relevo/agent/enrollment.toml",
     "/var/lib/relevo/agent/keys.toml",
+    "/var/lib/relevo/agent/schedule",
+    "/var/lib/relevo/agent/schedule/history.json",
+    "/var/lib/relevo/agent/schedule/policy.json",
 ];
 
 fn program() -> std::path::PathBuf {
