@@ -206,6 +206,35 @@ fn one_command_installs_and_one_leaves_nothing() {
     assert!(!running.contains("relevo"), "{running}");
 }
 
+/// Guards the service itself: started by its unit, in its sandbox, the daemon images by the vault's
+/// settings, says so, and is ready for the service manager.
+fn the_service_takes_images_by_itself() {
+    let (lab, server) = lab_and_server("relevo-test-service");
+    fs::write(lab.path("vault/settings.toml"), "[backup]\nrpo = \"2s\"\n")
+        .unwrap_or_else(|e| panic!("{e}"));
+    stand_in(&server, OWN);
+    // No stand-in but for the disk: this machine's own are none of the test's.
+    let unit = server.path("/run/systemd/system/relevo-agent.service.d/stand-in.conf");
+    let run = format!("{OWN} run -- --no-tracking --disk /usr/disk.raw=sda");
+    fs::write(unit, format!("[Service]\nExecStart=\nExecStart={run}\n"))
+        .unwrap_or_else(|e| panic!("{e}"));
+    install(&lab, &server, BROUGHT, &lab.token("agent")).expect_success();
+    assert_eq!(property(&server, "ActiveState"), "active");
+    let points = || {
+        let list = lab.recover(&["list", "--json"]).expect_json();
+        list["servers"][0]["points"].as_u64().unwrap_or(0)
+    };
+    wait_while(|| points() < 2);
+    let status = server.run(&[OWN, "status"]);
+    assert!(status.stdout.contains("sda"), "{status:?}");
+    server
+        .run(&["systemctl", "stop", "relevo-agent"])
+        .expect_success();
+    assert_eq!(property(&server, "Result"), "success");
+    server.run(&[OWN, "uninstall"]).expect_success();
+    assert!(!server.path("/var/lib/relevo").exists());
+}
+
 /// Guards what is kept for another installation: who the server is, and what it has sent.
 fn what_is_kept_serves_the_next_installation() {
     let (lab, server) = lab_and_server("relevo-test-keep");
@@ -415,6 +444,11 @@ fn main() {
             "one command installs and one leaves nothing",
             &needs(),
             one_command_installs_and_one_leaves_nothing,
+        )
+        .case_with(
+            "the service takes images by itself",
+            &needs(),
+            the_service_takes_images_by_itself,
         )
         .case_with(
             "what is kept serves the next installation",
