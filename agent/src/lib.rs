@@ -32,15 +32,15 @@
 //! * Nothing leaves unsealed; only a vault's acknowledgement enters the cache.
 //! * A cache that is lost, damaged or another vault's costs time, never correctness: its rows
 //!   are authenticated under a key that names vault, epoch, tenant and server.
-//! * No recovery point comes of a disk that could not be read whole.
-//! * Memory does not depend on the size of the disks, and is at most 64 MiB: the program's own
-//!   pages (12 MiB), with *n* ≤ 3 workers *n* × 6 MiB of spans and compressors, 4 MiB of sealed
-//!   chunks between workers and uplink, in the uplink what the line needs of them
-//!   ([`relevo_wire::upload::UploadLimits::on`]) and at most what is left
-//!   ([`uplink::within_memory`]; and at most 65,536 chunks), 24 MiB of what was read in the
-//!   instant, 2 MiB of pages for each of *n* + 1 cache connections and 2 MiB to tell what is in
-//!   none, one open index node per level. Maps of what is in use: 8 MiB for each disk, twice that
-//!   and at most 32 MiB more while it is looked at, before anything is read.
+//! * What of a disk could not be read is zeros, and the recovery point names it.
+//! * Memory does not depend on the size of the disks. At most 64 MiB for one that nobody writes
+//!   to: the program's own pages (12 MiB), with *n* ≤ 3 workers *n* × 6 MiB of spans and
+//!   compressors, 4 MiB of sealed chunks between workers and uplink, in the uplink what the line
+//!   needs of them ([`relevo_wire::upload::UploadLimits::on`]) and at most what is left
+//!   ([`uplink::within_memory`]; and at most 65,536 chunks), 2 MiB of pages for each of *n* + 1
+//!   cache connections and 2 MiB to tell what is in none, one open index node per level. For one
+//!   that is written meanwhile, at most 24 MiB more of what was read in the instant. Maps of what
+//!   is in use: 8 MiB for each disk, twice that and at most 32 MiB more while it is looked at.
 
 pub mod backup;
 pub mod cache;
