@@ -1,8 +1,8 @@
 //! The command line: what can be typed, and what it does.
 
 use std::ffi::OsString;
-use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::io::Write;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +27,7 @@ use crate::hooks_command::{self, HooksArgs};
 use crate::install::network;
 use crate::install_command::{self, AllowVaultArgs, InstallArgs, UninstallArgs};
 use crate::inventory;
+use crate::page::{print, print_json};
 use crate::pipeline::Counters;
 use crate::policy::{self, Known};
 use crate::progress;
@@ -462,23 +463,6 @@ fn manual() -> Vec<u8> {
         page.extend_from_slice(body.as_bytes());
     }
     page
-}
-
-pub(crate) fn print_json<T: Serialize>(value: &T) -> Result<(), AgentError> {
-    let text = serde_json::to_string(value).map_err(|e| AgentError::Internal(e.to_string()))?;
-    print(format!("{text}\n").as_bytes())
-}
-
-/// To standard output; a reader that has gone away is not a failure of ours.
-pub(crate) fn print(bytes: &[u8]) -> Result<(), AgentError> {
-    let mut out = io::stdout().lock();
-    match out.write_all(bytes).and_then(|()| out.flush()) {
-        Err(e) if e.kind() != io::ErrorKind::BrokenPipe => Err(AgentError::State {
-            path: Path::new("standard output").into(),
-            source: e,
-        }),
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]

@@ -9,11 +9,12 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::AgentError;
-use crate::command::{print, print_json, runtime};
+use crate::command::runtime;
 use crate::daemon::pause::{self, Pause};
 use crate::daemon::{Daemon, child, clock::Now, status};
 use crate::enroll::renewed;
 use crate::pace::Pace;
+use crate::page::{print, print_json};
 use crate::policy::{self, Known};
 use crate::state::{DEFAULT_DIR, StateDir};
 

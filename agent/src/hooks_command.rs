@@ -7,11 +7,11 @@ use relevo_wire::manifest::{HookPhase, HookRun};
 use serde::Serialize;
 
 use crate::AgentError;
-use crate::command::{print, print_json};
 use crate::consistency::MAX_FREEZE;
 use crate::hooks::ready::{ALL, How, Ready};
 use crate::hooks::scripts::{Script, Standing, in_order};
 use crate::hooks::{DIR, Hooks, LIMIT};
+use crate::page::{print, print_json};
 use crate::state::{DEFAULT_DIR, StateDir};
 
 /// Look at the programs that make applications ready for an image, enable ready ones, try them.

@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::AgentError;
-use crate::command::{print, print_json, runtime};
+use crate::command::runtime;
 use crate::enroll::EnrollRequest;
 use crate::install::files::Origin;
 use crate::install::{network, removal, setup};
+use crate::page::{print, print_json};
 use crate::state::{DEFAULT_DIR, StateDir};
 
 /// Make the agent a service of this server, in one step: files, enrolment, start.

@@ -25,7 +25,7 @@
 //! * [`install`]: the agent as a service, and its end. [`stop`]: ending early. [`state`]: the
 //!   agent's directory. [`enroll`]: how it comes to be. [`inventory`]: what a recovery needs to
 //!   know besides the disks, and [`load`], what the server's work asks of its hardware.
-//!   [`command`], [`report`], [`progress`]: the
+//!   [`command`], `page`, [`report`], [`progress`]: the
 //!   command line.
 //!
 //! Invariants:
@@ -59,6 +59,7 @@ pub mod inventory;
 pub mod leaves;
 pub mod load;
 pub mod pace;
+mod page;
 pub mod pipeline;
 pub mod policy;
 pub mod progress;

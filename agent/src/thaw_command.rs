@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::AgentError;
-use crate::command::{print, print_json};
 use crate::consistency::left::{Thawing, thaw_left};
+use crate::page::{print, print_json};
 use crate::state::{DEFAULT_DIR, StateDir};
 
 /// Thaw file systems that a backup froze and left so.

@@ -7,9 +7,9 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use crate::AgentError;
-use crate::command::{print, print_json};
 use crate::disk::DiskArgument;
 use crate::inventory;
+use crate::page::{print, print_json};
 use crate::state::{DEFAULT_DIR, StateDir};
 use crate::tracking::{self, Standing, reboot};
 
