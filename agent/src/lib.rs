@@ -43,6 +43,7 @@
 //!   is in use: 8 MiB for each disk, twice that and at most 32 MiB more while it is looked at.
 
 pub mod backup;
+pub mod backup_command;
 pub mod cache;
 pub mod command;
 pub mod consistency;

@@ -134,8 +134,9 @@ impl Dial for VaultDial<'_> {
     type Link = VaultLink;
 
     async fn dial(&self) -> Result<VaultLink, ClientError> {
-        let connection = VaultConnection::connect(self.0).await?;
-        match connection.request(&Request::OpenSession).await? {
+        let (connection, opened) =
+            VaultConnection::connect_asking(self.0, &Request::OpenSession).await?;
+        match opened {
             Response::SessionOpened { session } => Ok(VaultLink {
                 connection,
                 session,

@@ -82,10 +82,10 @@ pub async fn ask(state: &StateDir, enrollment: &Enrollment) -> Result<Known, Age
 }
 
 async fn question(enrollment: &Enrollment) -> Result<BackupPolicy, ClientError> {
-    let connection = VaultConnection::connect(enrollment).await?;
-    let answer = connection.request(&Request::GetPolicy).await;
+    let (connection, answer) =
+        VaultConnection::connect_asking(enrollment, &Request::GetPolicy).await?;
     connection.close().await;
-    match answer? {
+    match answer {
         Response::Policy(policy) => Ok(*policy),
         _ => Err(ClientError::Protocol("an answer that is no policy".into())),
     }

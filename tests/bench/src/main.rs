@@ -8,6 +8,8 @@ mod agent;
 mod chunking;
 mod figures;
 mod measured;
+mod repository;
+mod site;
 mod vault;
 
 use std::path::PathBuf;

@@ -209,6 +209,8 @@ impl Upload {
             return Some(Transmit::Put(id, batch));
         }
         let full = self.limits.ask_ids.clamp(1, MAX_IDS);
+        // While nothing is under way, waiting for a full question only wastes the line.
+        let rushed = rushed || self.in_flight.is_empty();
         if asks < self.limits.in_flight
             && (self.to_ask.len() >= full || (rushed && !self.to_ask.is_empty()))
         {

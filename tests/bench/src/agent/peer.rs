@@ -7,48 +7,52 @@ use std::process::Command;
 
 use super::{Imaged, Imager};
 use crate::measured::{Cost, bytes_below, run, run_reading};
-
-const PASSPHRASE: &str = "passphrase of the comparison";
+use crate::repository::{self, Keeper, program};
 
 /// A peer, or why it cannot be measured.
 pub type Found = Result<Box<dyn Imager>, String>;
 
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy)]
 enum Kind {
-    /// Reads standard input: of a device's name it would keep the device node.
-    Restic,
-    Borg,
-    /// With chunks of one size, as it advises for images of disks.
+    /// Of a device's name restic and rustic would keep the device node: they read standard input.
+    Keeper(Keeper),
+    /// borg with chunks of one size, as it advises for images of disks.
     BorgFixed,
-    Rustic,
     Qemu,
     Casync,
+}
+
+impl Kind {
+    fn keeper(self) -> Option<Keeper> {
+        match self {
+            Self::Keeper(keeper) => Some(keeper),
+            Self::BorgFixed => Some(Keeper::Borg),
+            Self::Qemu | Self::Casync => None,
+        }
+    }
 }
 
 /// All peers by name.
 pub fn all(dir: &Path) -> Vec<(&'static str, Found)> {
     let kinds = [
-        ("restic", "restic", Kind::Restic),
-        ("borg", "borg", Kind::Borg),
+        ("restic", "restic", Kind::Keeper(Keeper::Restic)),
+        ("borg", "borg", Kind::Keeper(Keeper::Borg)),
         ("borg-fixed", "borg", Kind::BorgFixed),
-        ("rustic", "rustic", Kind::Rustic),
+        ("rustic", "rustic", Kind::Keeper(Keeper::Rustic)),
         ("qemu-img", "qemu-img", Kind::Qemu),
         ("casync", "casync", Kind::Casync),
     ];
-    let found = kinds.map(|(name, program, kind)| {
-        let peer = match Command::new(program).arg("--version").output() {
-            Ok(_) => Ok(Box::new(Peer {
+    let found = kinds.map(|(name, called, kind)| {
+        let peer = program(called).map(|program| {
+            Box::new(Peer {
                 kind,
                 program,
                 name,
                 dir: dir.join(name),
                 log: dir.join(format!("{name}.log")),
                 images: 0,
-            }) as Box<dyn Imager>),
-            Err(error) => Err(format!(
-                "{program} cannot be run ({error}): tests/install-bench-peers installs it"
-            )),
-        };
+            }) as Box<dyn Imager>
+        });
         (name, peer)
     });
     found.into()
@@ -56,7 +60,7 @@ pub fn all(dir: &Path) -> Vec<(&'static str, Found)> {
 
 struct Peer {
     kind: Kind,
-    program: &'static str,
+    program: PathBuf,
     name: &'static str,
     dir: PathBuf,
     log: PathBuf,
@@ -69,28 +73,10 @@ impl Peer {
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(self.program);
-        let (repo, cache) = (self.repository(), self.dir.join("cache"));
-        match self.kind {
-            Kind::Restic => command
-                .env("RESTIC_REPOSITORY", repo)
-                .env("RESTIC_PASSWORD", PASSPHRASE)
-                .env("RESTIC_CACHE_DIR", cache)
-                .env("RESTIC_COMPRESSION", "auto")
-                .arg("--quiet"),
-            Kind::Borg | Kind::BorgFixed => command
-                .env("BORG_REPO", repo)
-                .env("BORG_PASSPHRASE", PASSPHRASE)
-                .env("BORG_BASE_DIR", cache)
-                .env("BORG_RELOCATED_REPO_ACCESS_IS_OK", "yes"),
-            Kind::Rustic => command
-                .env("RUSTIC_REPOSITORY", repo)
-                .env("RUSTIC_PASSWORD", PASSPHRASE)
-                .env("RUSTIC_CACHE_DIR", cache)
-                .env("RUSTIC_NO_PROGRESS", "true")
-                .env("RUSTIC_LOG_LEVEL", "warn"),
-            Kind::Qemu | Kind::Casync => &mut command,
-        };
+        if let Some(keeper) = self.kind.keeper() {
+            return keeper.command(&self.program, &self.dir, arguments);
+        }
+        let mut command = Command::new(&self.program);
         command.args(arguments);
         command
     }
@@ -112,17 +98,12 @@ impl Imager for Peer {
     }
 
     fn begin(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.dir);
-        let made = std::fs::create_dir_all(self.repository());
-        made.unwrap_or_else(|e| panic!("{}: {e}", self.dir.display()));
+        repository::renew(&self.repository());
+        repository::renew(&self.dir.join("cache"));
         self.images = 0;
-        let init: &[&str] = match self.kind {
-            Kind::Restic => &["init", "--repository-version", "2"],
-            Kind::Borg | Kind::BorgFixed => &["init", "--encryption", "repokey-blake2"],
-            Kind::Rustic => &["init"],
-            Kind::Qemu | Kind::Casync => return,
-        };
-        self.run(init);
+        if let Some(keeper) = self.kind.keeper() {
+            self.run(keeper.init());
+        }
     }
 
     fn image(&mut self, server: &str, disk: &Path) -> Imaged {
@@ -137,9 +118,9 @@ impl Imager for Peer {
             self.run(&[&create, more, &[&format!("::{archive}"), &path]].concat())
         };
         let cost = match self.kind {
-            Kind::Restic => self.feed(disk, &[&stdin[..], &["--stdin"]].concat()),
-            Kind::Rustic => self.feed(disk, &[&stdin[..], &["-"]].concat()),
-            Kind::Borg => borg(&[]),
+            Kind::Keeper(Keeper::Restic) => self.feed(disk, &[&stdin[..], &["--stdin"]].concat()),
+            Kind::Keeper(Keeper::Rustic) => self.feed(disk, &[&stdin[..], &["-"]].concat()),
+            Kind::Keeper(Keeper::Borg) => borg(&[]),
             Kind::BorgFixed => borg(&["--chunker-params", "fixed,4194304"]),
             Kind::Qemu => {
                 let to = file(format!("{archive}.qcow2"));

@@ -2,17 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
-use relevo_tests::lab::Lab;
 use serde_json::Value;
 
 use super::{Imaged, Imager, SERVERS};
-use crate::measured::{Cost, bytes_below, peak_since, processor_of, run};
+use crate::measured::run;
+use crate::site::Site;
 
 /// A vault that runs, and its agents.
 pub struct Relevo {
-    dir: PathBuf,
-    log: PathBuf,
-    lab: Option<Lab>,
+    site: Site,
     /// Servers whose disks are tracked, and where those are.
     tracked: Vec<(String, PathBuf)>,
 }
@@ -21,17 +19,9 @@ impl Relevo {
     /// With files below `dir`.
     pub fn new(dir: &Path) -> Self {
         Self {
-            dir: dir.join("relevo"),
-            log: dir.join("relevo.log"),
-            lab: None,
+            site: Site::new(dir),
             tracked: Vec::new(),
         }
-    }
-
-    fn lab(&mut self) -> &mut Lab {
-        self.lab
-            .as_mut()
-            .unwrap_or_else(|| panic!("no vault was begun"))
     }
 }
 
@@ -41,33 +31,22 @@ impl Imager for Relevo {
     }
 
     fn begin(&mut self) {
-        self.lab = None;
-        let _ = std::fs::remove_dir_all(&self.dir);
-        let made = std::fs::create_dir_all(&self.dir);
-        made.unwrap_or_else(|e| panic!("{}: {e}", self.dir.display()));
-        let lab = Lab::with_vault_in(&self.dir);
+        let lab = self.site.begin();
         for server in SERVERS {
             lab.enroll_agent(server);
         }
-        self.lab = Some(lab);
     }
 
     fn image(&mut self, server: &str, disk: &Path) -> Imaged {
-        let command = self.lab().backup_command(server, disk);
         let place = (server.to_string(), disk.to_path_buf());
         if !self.tracked.contains(&place) {
             self.tracked.push(place);
         }
-        let pid = self.lab().vault_pid();
-        peak_since(pid);
-        let before = processor_of(pid);
-        let cost = run(command, &self.log);
-        let vault = Cost {
-            memory: peak_since(pid),
-            processor: processor_of(pid) - before,
-            ..Cost::default()
-        };
-        let report = last_report(&self.log);
+        let (cost, vault) = self.site.vault_beside(|site| {
+            let command = site.lab().backup_command(server, disk);
+            run(command, &site.log)
+        });
+        let report = last_report(&self.site.log);
         println!(
             "relevo: read {} of the disk: {}",
             report["tracking"][0]["read"], report["tracking"][0]["reason"]
@@ -80,21 +59,22 @@ impl Imager for Relevo {
     }
 
     fn stored(&mut self) -> u64 {
-        // At its end the vault puts its catalogue's journal away.
-        let lab = self.lab();
-        lab.stop_vault();
-        let bytes = bytes_below(&lab.path("vault"));
-        lab.start_vault();
-        bytes
+        self.site.stored()
     }
 
     /// The kernel would go on tracking after the agents are gone.
     fn end(&mut self) {
         for (server, disk) in std::mem::take(&mut self.tracked) {
-            let (state, disk) = (self.lab().path(&server), format!("{}=sda", disk.display()));
-            let mut stop = self.lab().command("relevo-agent", &["tracking", "stop"]);
+            let (state, disk) = (
+                self.site.lab().path(&server),
+                format!("{}=sda", disk.display()),
+            );
+            let mut stop = self
+                .site
+                .lab()
+                .command("relevo-agent", &["tracking", "stop"]);
             stop.args(["--disk", &disk, "--state"]).arg(state);
-            run(stop, &self.log);
+            run(stop, &self.site.log);
         }
     }
 }

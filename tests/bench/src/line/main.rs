@@ -11,6 +11,7 @@
 //! * *Images*: whole runs of agent and vault, from the agent's start to its end, of a disk that
 //!   does not compress; the largest resident set of the agent.
 //!
+//! `relevo-bench-line images` and `… transfers` measure a part.
 //! `RELEVO_BENCH_SECONDS` sets another length of transfers (default: 10).
 
 mod image;
@@ -25,6 +26,21 @@ use transfer::{Control, measure, raw};
 const TARGET: f64 = 80.0;
 
 fn main() {
+    match std::env::args().nth(1).as_deref() {
+        None => {
+            transfers();
+            image::measure();
+        }
+        Some("transfers") => transfers(),
+        Some("images") => image::measure(),
+        Some(_) => {
+            eprintln!("error: no such part\nremedy: relevo-bench-line [transfers|images]");
+            std::process::exit(64);
+        }
+    }
+}
+
+fn transfers() {
     let seconds = std::env::var("RELEVO_BENCH_SECONDS").ok();
     let seconds = seconds.and_then(|s| s.parse().ok()).unwrap_or(10);
     let time = Duration::from_secs(seconds);
@@ -63,5 +79,4 @@ fn main() {
             shares[0], shares[1]
         );
     }
-    image::measure();
 }
