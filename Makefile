@@ -50,7 +50,7 @@ bench-vault: build demo-disk ## Measure beside restic, borg and rustic; RELEVO_B
 	@tests/install-bench-peers
 	@$(BENCH) vault
 
-bench-agent: build demo-disk ## Measure the agent beside six others, as root; RELEVO_BENCH_SIZE=1200M for less
+bench-agent: build demo-disk ## Measure the agent beside six others, as root; RELEVO_BENCH_SIZE=1600M for less
 	@tests/install-bench-peers
 	@$(if $(TEST_RUNNER),$(TEST_RUNNER) env )$(BENCH) agent
 

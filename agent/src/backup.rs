@@ -1,5 +1,6 @@
 //! A whole run: from disks to a recovery point.
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,11 +21,11 @@ use crate::AgentError;
 use crate::cache::{Cache, Scope};
 use crate::consistency::Holding;
 use crate::disk::{Disk, DiskError};
-use crate::pipeline::{Counters, Imaged, Pipeline, PipelineError, ReadSpeed, Run};
+use crate::pipeline::{Counters, Imaged, Pipeline, PipelineError, ReadSpeed, Run, survey_of};
 use crate::report::{BackupReport, DiskTracking};
 use crate::seal::UnderWay;
 use crate::stop::Stop;
-use crate::tracking::Tracking;
+use crate::tracking::{Tracking, Unmarked};
 use crate::uplink::{Committed, Dial, Link, Patience, Uplink, UplinkError, within_memory};
 
 /// Sealed chunks between the workers and the uplink: at most 4 MiB.
@@ -152,7 +153,10 @@ impl BackupRun {
         for ((tracking, disk), differing) in
             tracked.iter_mut().zip(disks.iter()).zip(&imaged.differing)
         {
-            let unmarked = tracking.unmarked(disk, differing);
+            let unmarked = match tracking.wants_clues() {
+                true => denied(tracking, disk, disks, differing),
+                false => tracking.unmarked(disk, differing),
+            };
             chosen.push(DiskTracking::new(disk.name(), tracking.basis(), unmarked));
         }
         let done = self.commit(uplink, disks, imaged, cache, started, point);
@@ -362,6 +366,22 @@ impl BackupRun {
             }
         }
     }
+}
+
+/// What file systems deny of what was found to have changed: the disks that are there are looked
+/// at anew.
+fn denied(
+    tracking: &mut Tracking,
+    disk: &Disk,
+    all: &[Disk],
+    differing: &[Range<u64>],
+) -> Unmarked {
+    let there: Vec<_> = all.iter().filter(|disk| disk.lost().is_none()).collect();
+    let number = there.iter().position(|other| other.path() == disk.path());
+    let look = || survey_of(&there, true, &Stop::default());
+    number.map_or_else(Unmarked::default, |number| {
+        tracking.denied(disk, differing, number, look)
+    })
 }
 
 /// Goes on without a disk that went away, or is failing, when there are others.

@@ -150,7 +150,7 @@ fn image(args: BackupArgs, noted: &Noted) -> Result<(), AgentError> {
         tracking: (!args.no_tracking).then(|| state.tracking()),
         proof_every: Duration::from_secs(policy.proof_every),
         holding: args.holding.holding(&state, &policy),
-        workers: std::thread::available_parallelism().map_or(2, |n| n.get().min(MAX_WORKERS)),
+        workers: std::thread::available_parallelism().map_or(2, |n| (n.get() + 1).min(MAX_WORKERS)),
         limits: pace.limits(UploadLimits::default()),
         patience: Patience::default(),
         counters: counters.clone(),

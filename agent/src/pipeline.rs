@@ -46,7 +46,7 @@ use crate::seal::{Offer, Sealer, UnderWay, UplinkGone};
 use crate::span;
 use crate::stop::Stop;
 use crate::tracking::Tracking;
-use crate::used::{self, DiskSource, Survey};
+use crate::used::{self, DiskSource, Evidence, Survey};
 
 /// Why a disk did not become an image.
 #[derive(Debug, thiserror::Error)]
@@ -170,7 +170,12 @@ impl Pipeline {
             }
         }
         let there: Vec<_> = readings.iter().map(|one| one.disk).collect();
-        let mut survey = self.run.survey(&there);
+        let clues = readings.iter().any(|one| one.tracking.wants_clues());
+        let mut survey = self.run.survey(&there, clues);
+        for (number, one) in readings.iter_mut().enumerate() {
+            one.look_for_clues(&survey, number);
+        }
+        survey.evidence = Evidence::default();
         for (one, used) in readings.iter_mut().zip(&survey.maps) {
             one.differing = {
                 let source = one.first_source(used);
@@ -249,18 +254,25 @@ impl Pipeline {
 }
 
 impl Run {
-    fn survey(&self, disks: &[&Disk]) -> Survey {
-        if disks.iter().any(|disk| disk.reads_all_blocks()) {
-            return Survey::none(disks.len());
-        }
-        let sources = disks
-            .iter()
-            .map(|d| (*d, DiskSource::new(d).until(&self.halt)));
-        let sources: Vec<_> = sources.collect();
-        let sources = sources
-            .iter()
-            .map(|(d, source)| (d.name(), source as &dyn used::Source));
-        used::survey(&sources.collect::<Vec<_>>())
+    fn survey(&self, disks: &[&Disk], evidence: bool) -> Survey {
+        survey_of(disks, evidence, &self.halt)
+    }
+}
+
+/// What is in use of disks, unless all of them is to be read; with evidence where it is wanted.
+pub(crate) fn survey_of(disks: &[&Disk], evidence: bool, halt: &Stop) -> Survey {
+    if disks.iter().any(|disk| disk.reads_all_blocks()) {
+        return Survey::none(disks.len());
+    }
+    let sources = disks.iter().map(|d| (*d, DiskSource::new(d).until(halt)));
+    let sources: Vec<_> = sources.collect();
+    let sources = sources
+        .iter()
+        .map(|(d, source)| (d.name(), source as &dyn used::Source));
+    let sources: Vec<_> = sources.collect();
+    match evidence {
+        true => used::survey_with_evidence(&sources),
+        false => used::survey(&sources),
     }
 }
 

@@ -67,7 +67,8 @@ pub struct DiskFaults {
 pub struct DiskTracking {
     /// The disk's name in the image.
     pub disk: String,
-    /// `changes`: only what was written since the last image; `proof`: all, to prove what was
+    /// `changes`: only what was written since the last image; `clues`: the same by what its file
+    /// systems say; `proof`: all, to prove what was
     /// marked; `all`.
     pub read: &'static str,
     /// Why all was read.
@@ -85,6 +86,7 @@ impl DiskTracking {
     pub fn new(disk: &str, basis: &Basis, unmarked: Unmarked) -> Self {
         let (read, reason, marked) = match basis {
             Basis::Changed(grains) => ("changes", None, Some(grains)),
+            Basis::Clues(grains) => ("clues", None, Some(grains)),
             Basis::Proof(grains) => ("proof", None, Some(grains)),
             Basis::Nothing(reason) => ("all", Some(reason.clone()), None),
         };
@@ -201,6 +203,10 @@ impl fmt::Display for DiskTracking {
         match (&self.reason, *read) {
             (Some(reason), _) => write!(f, "  {disk}: all was read: {reason}")?,
             (None, "proof") => write!(f, "  {disk}: all was read, to prove what was marked")?,
+            (None, "clues") => write!(
+                f,
+                "  {disk}: what btrfs does not prove unchanged was read, {marked}"
+            )?,
             (None, _) => write!(f, "  {disk}: what was written since was read, {marked}")?,
         }
         match self.unmarked_spans {

@@ -10,9 +10,15 @@ use crate::binaries::source_root;
 
 /// A demo server's disk: Debian with GRUB, its own kernel and an HTTP service that names the host.
 pub fn demo_server(to: &Path, hostname: &str, address: &str) {
+    demo_server_with(to, hostname, address, &[]);
+}
+
+/// The same with more options of `tests/demo-disk/build`.
+pub fn demo_server_with(to: &Path, hostname: &str, address: &str, options: &[&str]) {
     let mut build = Command::new(source_root().join("tests/demo-disk/build"));
     build
         .args(["--hostname", hostname, "--address", address])
+        .args(options)
         .arg(to);
     run(build);
 }

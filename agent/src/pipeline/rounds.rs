@@ -65,6 +65,12 @@ impl<'a> Reading<'a> {
         }
     }
 
+    /// What its file systems say of changes, before any of it is read.
+    pub(super) fn look_for_clues(&mut self, survey: &Survey, number: usize) {
+        self.tracking.look_for_clues(self.disk, survey, number);
+        self.basis = self.tracking.basis().clone();
+    }
+
     /// Takes what was marked since it was asked last, while nothing is frozen.
     fn take_marks(&mut self) -> Option<Grains> {
         let marks = self.tracking.again(self.disk);
@@ -221,7 +227,7 @@ impl Pipeline {
         let flushed = readings.iter().any(|one| one.doubt.is_none()) && flush();
         let marks: Vec<_> = readings.iter_mut().map(Reading::take_marks).collect();
         let disks: Vec<_> = readings.iter().map(|one| one.disk).collect();
-        let now = (survey.free_bytes() > 0).then(|| self.run.survey(&disks));
+        let now = (survey.free_bytes() > 0).then(|| self.run.survey(&disks, false));
         let mut due = 0;
         for (at, (one, marks)) in readings.iter_mut().zip(marks).enumerate() {
             if let Some(now) = &now {

@@ -9,6 +9,7 @@
 //!   go on without the agent. [`probe`]: what they mark of one disk.
 //! * [`grains`]: the marks, one bit for 64 KiB. [`record`]: what is kept of them between runs.
 //! * [`reboot`]: how they outlive a clean restart of the server.
+//! * [`clues`]: what is believed of btrfs where the kernel cannot mark.
 //! * [`device`]: which disk it is. `trust`: whether marks are all that changed. [`Tracking`]:
 //!   what a run may believe.
 //!
@@ -25,8 +26,10 @@
 //! * At an interval everything is read all the same. A change that was not marked is an alarm,
 //!   and marks are not believed any more until somebody says so.
 
+pub mod clues;
 pub mod device;
 mod extents;
+mod file;
 pub mod grains;
 pub mod probe;
 mod programs;
@@ -44,6 +47,8 @@ use relevo_wire::{PointId, Timestamp};
 use serde::Serialize;
 
 use crate::disk::Disk;
+use crate::used::Survey;
+use clues::Clues;
 use device::{Device, boot_id};
 use grains::Grains;
 use probe::Probe;
@@ -55,7 +60,9 @@ use trust::{grounds, taken, trusted};
 pub enum Basis {
     /// Nothing else changed since the last image.
     Changed(Grains),
-    /// As above, and it is time to prove it: all is read.
+    /// Nothing else in use changed since the last image, by what its file systems say.
+    Clues(Grains),
+    /// As either above, and it is time to prove it: all is read.
     Proof(Grains),
     /// Nothing is known, for this reason: all is read.
     Nothing(String),
@@ -65,7 +72,7 @@ impl Basis {
     /// The grains that may have changed, when the rest need not be read.
     pub fn trusted(&self) -> Option<&Grains> {
         match self {
-            Self::Changed(grains) => Some(grains),
+            Self::Changed(grains) | Self::Clues(grains) => Some(grains),
             _ => None,
         }
     }
@@ -97,6 +104,22 @@ pub struct Tracking {
     basis: Basis,
     /// None where writes cannot be tracked.
     kept: Option<Kept>,
+    /// Of a disk whose writes cannot be tracked: what is asked of its file systems.
+    question: Option<Question>,
+    /// What they said.
+    clues: Option<Clues>,
+}
+
+/// What clues are to tell.
+pub struct Question {
+    /// The file they are kept in.
+    pub clues: PathBuf,
+    /// The point whose spans the agent's cache holds.
+    pub last: Option<PointId>,
+    /// They are proved by a full comparison when the last one is older than this.
+    pub proof_every: Duration,
+    /// Why writes are not marked.
+    pub unmarked: String,
 }
 
 /// Of a disk whose writes are tracked.
@@ -129,8 +152,17 @@ impl Tracking {
                     record,
                     probe,
                 }),
+                question: None,
+                clues: None,
             },
             Err(reason) => Self {
+                question: Some(Question {
+                    clues: dir.join(clues_name(disk.name())),
+                    last,
+                    proof_every,
+                    unmarked: reason.clone(),
+                }),
+                clues: None,
                 path,
                 basis: Basis::Nothing(reason),
                 kept: None,
@@ -144,6 +176,24 @@ impl Tracking {
             path: PathBuf::new(),
             basis: Basis::Nothing("writes are not tracked".into()),
             kept: None,
+            question: None,
+            clues: None,
+        }
+    }
+
+    /// Whether its file systems are to be asked what changed.
+    pub fn wants_clues(&self) -> bool {
+        self.question.is_some()
+    }
+
+    /// What the run may believe, now that the disk, the `number`th of the survey, was looked at
+    /// and before any of it is read.
+    pub fn look_for_clues(&mut self, disk: &Disk, survey: &Survey, number: usize) {
+        let Some(question) = &self.question else {
+            return;
+        };
+        if let Some((basis, clues)) = Clues::look(question, disk.size(), survey, number) {
+            (self.basis, self.clues) = (basis, Some(clues));
         }
     }
 
@@ -200,6 +250,7 @@ impl Tracking {
 
     /// The point was committed, and the cache holds its spans: changes count from it.
     pub fn commit(&mut self, disk: &Disk, point: PointId) {
+        self.commit_clues(disk, point);
         let Some(Kept { record, unread, .. }) = &mut self.kept else {
             return;
         };
@@ -214,6 +265,51 @@ impl Tracking {
             record.changed.add(start..end);
         }
         self.write(disk);
+    }
+
+    fn commit_clues(&self, disk: &Disk, point: PointId) {
+        let Some(clues) = &self.clues else { return };
+        let whole = self.basis.trusted().is_none();
+        // What could not be read is no longer what the file system wrote.
+        let written = match disk.unreadable().is_empty() {
+            true => clues.commit(point, whole),
+            false => clues.forget(),
+        };
+        if let Err(error) = written {
+            let path = disk.path().display();
+            tracing::warn!("{path}: what btrfs says of changes is not kept: {error}");
+        }
+    }
+
+    /// Of spans that differ from the last image, those of which file systems say before and after
+    /// that they do not. As [`unmarked`](Self::unmarked), for a disk with clues; `survey` looks
+    /// anew, and at the disk as its `number`th.
+    pub fn denied(
+        &mut self,
+        disk: &Disk,
+        differing: &[Range<u64>],
+        number: usize,
+        survey: impl FnOnce() -> Survey,
+    ) -> Unmarked {
+        let mut denied = Unmarked::default();
+        let (Some(question), Some(clues)) = (&self.question, &mut self.clues) else {
+            return denied;
+        };
+        if differing.is_empty() {
+            return denied;
+        }
+        let Some(later) = clues.again(question, &survey(), number) else {
+            return denied;
+        };
+        for span in differing.iter().filter(|s| clues.deny(s.start, &later)) {
+            denied.add(span.clone());
+        }
+        if denied.count > 0 {
+            let what = format!("{denied} had changed that btrfs said were as before");
+            denied.tell(disk, &what);
+            clues.raise(what);
+        }
+        denied
     }
 
     /// Of spans that differ from the last image, though they were not marked when the run began:
@@ -242,11 +338,7 @@ impl Tracking {
             return unmarked;
         }
         let what = format!("{unmarked} had changed that were not marked as written");
-        tracing::error!(
-            "{}: {what}: this image is right, since all was read; from now on all is read, until \
-             'relevo-agent tracking reset'. Please report this with the kernel's release",
-            disk.path().display()
-        );
+        unmarked.tell(disk, &what);
         record.facts.alarm = Some(what);
         self.write(disk);
         unmarked
@@ -301,6 +393,14 @@ impl Unmarked {
     /// So many ranges are named.
     const NAMED: usize = 16;
 
+    fn tell(&self, disk: &Disk, what: &str) {
+        tracing::error!(
+            "{}: {what}: this image is right, since all was read; from now on all is read, until \
+             'relevo-agent tracking reset'. Please report this with the kernel's release",
+            disk.path().display()
+        );
+    }
+
     fn add(&mut self, span: Range<u64>) {
         self.count += 1;
         if let Some(last) = self.ranges.last_mut()
@@ -343,8 +443,12 @@ pub struct Standing {
 
 /// Looks, and changes nothing.
 pub fn standing(dir: &Path, disk: &Disk) -> Standing {
+    let clues = clues::stands(&dir.join(clues_name(disk.name())));
     let none = |doubt: String| Standing {
-        doubt: Some(doubt),
+        doubt: Some(match clues {
+            true => format!("{doubt}; but of btrfs only what it says has changed"),
+            false => doubt,
+        }),
         marked_bytes: 0,
         base: None,
         compared: None,
@@ -383,16 +487,24 @@ pub fn forget(dir: &Path, disk: &Disk, stop: bool) -> std::io::Result<()> {
     if let (true, Ok(device)) = (stop, Device::of(disk.path())) {
         Probe::stop(&device)?;
     }
-    match std::fs::remove_file(dir.join(file_name(disk.name()))) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
+    clues::remove(&dir.join(clues_name(disk.name())))?;
+    clues::remove(&dir.join(file_name(disk.name())))
 }
 
-/// The file of a disk's record. Names of disks may hold anything.
+/// The file of a disk's clues.
+fn clues_name(disk: &str) -> String {
+    format!("{}.clues", stem(disk))
+}
+
+/// The file of a disk's record.
 fn file_name(disk: &str) -> String {
+    format!("{}.track", stem(disk))
+}
+
+/// Names of disks may hold anything.
+fn stem(disk: &str) -> String {
     let hash = blake3::hash(disk.as_bytes()).to_hex();
     let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
     let readable: String = disk.chars().filter(|&c| plain(c)).take(32).collect();
-    format!("{readable}-{}.track", &hash[..8])
+    format!("{readable}-{}", &hash[..8])
 }

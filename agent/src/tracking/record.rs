@@ -1,25 +1,18 @@
-//! What is kept of a disk's tracking between runs, in a file of the agent's directory.
+//! What is kept of a disk's tracking between runs, in a [file] of the agent's directory: facts, and
+//! words that are not 0, each as its number (4 bytes) and 64 grains (8).
 //!
-//! | bytes | what |
-//! | --- | --- |
-//! | 8 | `RELEVOTR` |
-//! | 4 | version, 1, little endian as all that follows |
-//! | 4 | *n* |
-//! | *n* | [`Facts`] as JSON |
-//! | 8 | *m* |
-//! | 12 *m* | words that are not 0: their number (4), 64 grains (8) |
-//! | 32 | BLAKE3 of all before |
+//! [file]: super::file
 
 use std::io;
 use std::path::Path;
 
-use relevo_wire::{PointId, Timestamp, secret_file};
+use relevo_wire::{PointId, Timestamp};
 use serde::{Deserialize, Serialize};
 
+use super::file::Kind;
 use super::grains::Grains;
 
-const MAGIC: &[u8; 8] = b"RELEVOTR";
-const VERSION: u32 = 1;
+const FILE: Kind<12> = Kind(b"RELEVOTR");
 
 /// What is known of a disk and of who marks its writes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,61 +51,32 @@ pub struct Record {
 impl Record {
     /// Reads one; nothing when there is none. A damaged one is an error, whose text says so.
     pub fn read(path: &Path) -> io::Result<Option<Self>> {
-        let bytes = match std::fs::read(path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error),
+        let Some((facts, words)) = FILE.read(path)? else {
+            return Ok(None);
         };
         let damaged = || io::Error::new(io::ErrorKind::InvalidData, "the file is damaged");
-        Self::decode(&bytes).ok_or_else(damaged).map(Some)
+        Self::of(facts, &words).ok_or_else(damaged).map(Some)
     }
 
     /// Puts it in the place of the one before, durably.
     pub fn write(&self, path: &Path) -> io::Result<()> {
-        secret_file::replace(path, self.encode()?)
-    }
-
-    fn encode(&self) -> io::Result<Vec<u8>> {
-        let facts = serde_json::to_vec(&self.facts)?;
-        let set: Vec<(u32, u64)> = (0..)
-            .zip(self.changed.words())
-            .filter_map(|(at, &word)| (word != 0).then_some((at, word)))
+        let numbered = (0u32..).zip(self.changed.words());
+        let set: Vec<_> = numbered
+            .filter(|(_, word)| **word != 0)
+            .map(|(at, word)| {
+                let mut entry = [0; 12];
+                entry[..4].copy_from_slice(&at.to_le_bytes());
+                entry[4..].copy_from_slice(&word.to_le_bytes());
+                entry
+            })
             .collect();
-        let mut bytes = Vec::with_capacity(64 + facts.len() + 12 * set.len());
-        bytes.extend(MAGIC);
-        bytes.extend(VERSION.to_le_bytes());
-        bytes.extend((facts.len() as u32).to_le_bytes());
-        bytes.extend(facts);
-        bytes.extend((set.len() as u64).to_le_bytes());
-        for (at, word) in set {
-            bytes.extend(at.to_le_bytes());
-            bytes.extend(word.to_le_bytes());
-        }
-        let hash = blake3::hash(&bytes);
-        bytes.extend(hash.as_bytes());
-        Ok(bytes)
+        FILE.write(path, &self.facts, set.into_iter())
     }
 
-    fn decode(bytes: &[u8]) -> Option<Self> {
-        let (content, hash) = bytes.split_last_chunk::<32>()?;
-        if blake3::hash(content).as_bytes() != hash {
-            return None;
-        }
-        let rest = content.strip_prefix(MAGIC)?;
-        let (version, rest) = rest.split_first_chunk()?;
-        if u32::from_le_bytes(*version) != VERSION {
-            return None;
-        }
-        let (length, rest) = rest.split_first_chunk()?;
-        let (facts, rest) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
-        let facts: Facts = serde_json::from_slice(facts).ok()?;
-        let (count, rest) = rest.split_first_chunk()?;
-        if rest.len() as u64 != u64::from_le_bytes(*count).checked_mul(12)? {
-            return None;
-        }
+    fn of(facts: Facts, set: &[[u8; 12]]) -> Option<Self> {
         let mut words = Grains::none(facts.size).words().to_vec();
-        for pair in rest.chunks_exact(12) {
-            let (at, word) = pair.split_first_chunk()?;
+        for entry in set {
+            let (at, word) = entry.split_first_chunk()?;
             let word = u64::from_le_bytes(word.try_into().ok()?);
             *words.get_mut(u32::from_le_bytes(*at) as usize)? = word;
         }

@@ -10,6 +10,7 @@
 //! * [`volume`], [`source`]: what structures are read from, wherever their bytes are.
 //! * [`table`], [`md`], [`lvm`]: what holds other things. [`swap`], [`ext`], [`xfs`], [`btrfs`],
 //!   [`fat`], [`ntfs`]: what has free space.
+//! * [`evidence`]: what proves, of btrfs, that spans are as they were.
 //! * [`whole`]: reasons to read all of an area. [`checksum`]; [`memory`]: a disk for tests.
 //!
 //! Invariants:
@@ -24,6 +25,7 @@
 pub mod area;
 pub mod btrfs;
 pub mod checksum;
+pub mod evidence;
 pub mod ext;
 pub mod fat;
 pub mod lvm;
@@ -41,7 +43,8 @@ pub mod whole;
 pub mod xfs;
 
 pub use area::Area;
+pub use evidence::Evidence;
 pub use map::UsedMap;
 pub use source::DiskSource;
-pub use survey::{Survey, survey};
+pub use survey::{Survey, survey, survey_with_evidence};
 pub use volume::Source;

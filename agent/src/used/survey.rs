@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::area::{Area, Found};
+use super::evidence::Evidence;
 use super::map::{FreeRuns, UsedMap};
 use super::md::DataArea;
 use super::table::Table;
@@ -27,6 +28,8 @@ pub struct Survey {
     pub maps: Vec<UsedMap>,
     /// What was found, in the order of disks and places.
     pub areas: Vec<Area>,
+    /// What proves that spans are as they were, where that was asked for.
+    pub evidence: Evidence,
 }
 
 impl Survey {
@@ -35,6 +38,7 @@ impl Survey {
         Self {
             maps: vec![UsedMap::default(); disks],
             areas: Vec::new(),
+            evidence: Evidence::default(),
         }
     }
 
@@ -47,11 +51,22 @@ impl Survey {
 /// Looks at disks, given with their names. Volumes over several disks are looked into when all of
 /// these are given.
 pub fn survey(disks: &[(&str, &dyn Source)]) -> Survey {
+    look_at(disks, None)
+}
+
+/// The same, and what proves that spans are as they were.
+pub fn survey_with_evidence(disks: &[(&str, &dyn Source)]) -> Survey {
+    look_at(disks, Some(Evidence::default()))
+}
+
+fn look_at(disks: &[(&str, &dyn Source)], evidence: Option<Evidence>) -> Survey {
     let mut surveyor = Surveyor {
         names: disks.iter().map(|(name, _)| *name).collect(),
         free: vec![FreeRuns::default(); disks.len()],
         areas: Vec::new(),
         physical: Vec::new(),
+        mirrored: false,
+        evidence,
     };
     for (number, (_, source)) in disks.iter().enumerate() {
         source.forget();
@@ -67,6 +82,10 @@ pub fn survey(disks: &[(&str, &dyn Source)]) -> Survey {
     Survey {
         maps: surveyor.free.into_iter().map(UsedMap::from).collect(),
         areas,
+        evidence: match surveyor.mirrored {
+            true => Evidence::default(),
+            false => surveyor.evidence.unwrap_or_default(),
+        },
     }
 }
 
@@ -150,6 +169,11 @@ struct Surveyor<'a> {
     areas: Vec<Area>,
     /// Physical volumes that were found and belong to no group yet, and how deep they are.
     physical: Vec<(Arc<Volume<'a>>, usize)>,
+    /// There is a member of a mirror: while it is brought up to date, structures in it may be
+    /// newer than the data they tell of, so that nothing proves anything.
+    mirrored: bool,
+    /// Where it is wanted.
+    evidence: Option<Evidence>,
 }
 
 impl<'a> Surveyor<'a> {
@@ -173,10 +197,13 @@ impl<'a> Surveyor<'a> {
                 Ok(()) => return,
                 Err(reason) => Err(reason),
             },
-            Content::Mirror(area) => match Volume::part(volume, area.start, area.size) {
-                Ok(data) => return self.look(&data, name, depth + 1),
-                Err(reason) => Err(reason),
-            },
+            Content::Mirror(area) => {
+                self.mirrored = true;
+                match Volume::part(volume, area.start, area.size) {
+                    Ok(data) => return self.look(&data, name, depth + 1),
+                    Err(reason) => Err(reason),
+                }
+            }
             Content::Physical => {
                 self.physical.push((volume.clone(), depth));
                 return;
@@ -185,7 +212,7 @@ impl<'a> Surveyor<'a> {
             Content::Swap(page) => swap::survey(volume, page, &mut free),
             Content::Ext => ext::survey(volume, &mut free),
             Content::Xfs => xfs::survey(volume, &mut free),
-            Content::Btrfs => btrfs::survey(volume, &mut free),
+            Content::Btrfs => btrfs::survey(volume, &mut free, self.evidence.as_mut()),
             Content::Fat => fat::survey(volume, &mut free),
             Content::Ntfs => ntfs::survey(volume, &mut free),
         };

@@ -223,7 +223,7 @@ impl Compressor {
     /// zstd level 3 is about as fast as a disk reads and shrinks server data to half or less. All
     /// seal at this level unless they have a reason: equal plaintext is one chunk only when it is
     /// compressed alike.
-    pub const LEVEL: i32 = 3;
+    pub const LEVEL: i32 = 2;
     /// Some 7 % smaller at a fifth of the speed (docs/benchmarks.md), for lines that are slower still.
     pub const DENSE_LEVEL: i32 = 9;
 

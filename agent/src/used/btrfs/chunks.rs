@@ -12,6 +12,8 @@ pub const MOST: usize = 1 << 16;
 const DUPLICATED: u64 = 0x20;
 /// Data, system and metadata: one copy.
 const KINDS: u64 = 0x7;
+/// Data and nothing else.
+const DATA: u64 = 0x1;
 
 /// All chunks, by logical address.
 pub struct Chunks(Vec<Chunk>);
@@ -21,6 +23,8 @@ struct Chunk {
     end: u64,
     /// Where its copies begin on the device.
     copies: Vec<u64>,
+    /// What is in it, and how often.
+    kind: u64,
 }
 
 impl Chunks {
@@ -82,6 +86,7 @@ impl Chunks {
                 start: *start,
                 end,
                 copies,
+                kind,
             });
         }
         demand(
@@ -95,6 +100,12 @@ impl Chunks {
     /// Logical addresses of a chunk: first and end.
     pub fn logical(&self, number: usize) -> Option<(u64, u64)> {
         self.0.get(number).map(|chunk| (chunk.start, chunk.end))
+    }
+
+    /// Logical addresses of the chunks that hold one copy of data, and nothing else.
+    pub fn single_data(&self) -> impl Iterator<Item = (u64, u64)> {
+        let data = self.0.iter().filter(|chunk| chunk.kind == DATA);
+        data.map(|chunk| (chunk.start, chunk.end))
     }
 
     /// Where the copies of logical addresses from `start` to `end` are on the device.

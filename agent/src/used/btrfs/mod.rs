@@ -7,10 +7,12 @@
 //! the newer generation is read. What was only synced into the log tree is in use too.
 
 mod chunks;
+mod proof;
 mod superblock;
 mod tree;
 
 use super::area::Found;
+use super::evidence::{Evidence, System};
 use super::map::FreeRuns;
 use super::volume::Volume;
 use super::whole::{Seen, Whole, demand, le64};
@@ -19,6 +21,7 @@ use superblock::Superblock;
 use tree::{Key, Root, Trees};
 
 const EXTENT_TREE: u64 = 2;
+const CHECKSUM_TREE: u64 = 7;
 /// -6: each log tree's root item stands under it.
 const LOG_TREES: u64 = u64::MAX - 5;
 
@@ -32,15 +35,24 @@ const TRIES: usize = 4;
 /// Most runs that the log trees may have: a log is some seconds of work.
 const MOST: usize = 1 << 18;
 
-/// Frees what no chunk or no extent has.
-pub fn survey(volume: &Volume<'_>, free: &mut FreeRuns) -> Seen<Found> {
+/// Frees what no chunk or no extent has. Where evidence is wanted, adds what there is of the same
+/// generation; that there is none is no reason to read all.
+pub fn survey(
+    volume: &Volume<'_>,
+    free: &mut FreeRuns,
+    mut evidence: Option<&mut Evidence>,
+) -> Seen<Found> {
     let mut reason = Whole::new("the file system moves on faster than it is read");
     for _ in 0..TRIES {
         volume.forget();
         let superblock = Superblock::read(volume)?;
-        match generation(volume, &superblock) {
+        let mut more = evidence.is_some().then(Evidence::default);
+        match generation(volume, &superblock, more.as_mut()) {
             Ok(found) => {
                 *free = found;
+                if let (Some(evidence), Some(more)) = (&mut evidence, more) {
+                    evidence.merge(more);
+                }
                 return Ok(Found::default());
             }
             Err(why) => {
@@ -56,7 +68,11 @@ pub fn survey(volume: &Volume<'_>, free: &mut FreeRuns) -> Seen<Found> {
 }
 
 /// What is free by the trees of one generation.
-fn generation(volume: &Volume<'_>, s: &Superblock) -> Seen<FreeRuns> {
+fn generation(
+    volume: &Volume<'_>,
+    s: &Superblock,
+    evidence: Option<&mut Evidence>,
+) -> Seen<FreeRuns> {
     let mut chunks = Chunks::first(s)?;
     let mut trees = Trees {
         volume,
@@ -79,10 +95,12 @@ fn generation(volume: &Volume<'_>, s: &Superblock) -> Seen<FreeRuns> {
         chunks: &chunks,
         nodes: None,
     };
-    let mut extents = None;
+    let (mut extents, mut checksums) = (None, None);
     trees.walk(s.root, &mut |key, item| {
-        if key.object == EXTENT_TREE && key.kind == ROOT_ITEM {
-            extents = Some(Root::of_item(item));
+        match (key.object, key.kind) {
+            (EXTENT_TREE, ROOT_ITEM) => extents = Some(Root::of_item(item)),
+            (CHECKSUM_TREE, ROOT_ITEM) => checksums = Some(Root::of_item(item)),
+            _ => {}
         }
         Ok(())
     })?;
@@ -99,6 +117,10 @@ fn generation(volume: &Volume<'_>, s: &Superblock) -> Seen<FreeRuns> {
         used == s.bytes_used,
         "the tree of extents and the superblock's count of used bytes differ",
     )?;
+    if let (Some(evidence), Some(checksums)) = (evidence, checksums) {
+        let roots = (extents, checksums);
+        prove(&mut trees, s, &chunks, roots, evidence);
+    }
     let mut free = FreeRuns::default();
     for (start, end) in unused.except(logged).runs() {
         chunks.locate(*start, *end, &mut |from, to| free.push(from, to));
@@ -107,6 +129,40 @@ fn generation(volume: &Volume<'_>, s: &Superblock) -> Seen<FreeRuns> {
         free.push(start, end);
     }
     Ok(free.except(superblock::places().to_vec()))
+}
+
+/// Adds what proves extents; nothing when not all of that makes sense.
+fn prove(
+    trees: &mut Trees<'_>,
+    s: &Superblock,
+    chunks: &Chunks,
+    roots: (Root, Root),
+    to: &mut Evidence,
+) {
+    let volume = trees.volume;
+    let mut found = Evidence::default();
+    let proven = proof::extents(trees, s, chunks, roots, &mut |start, end, proof| {
+        chunks.locate(start, end, &mut |from, to| {
+            volume.locate(from, to, &mut |disk, from, to| {
+                found.add(disk, from, to, proof);
+            });
+        });
+    });
+    if let Err(reason) = proven {
+        tracing::info!("btrfs: what did not change is not known: {reason}");
+        return;
+    }
+    let mut first = None;
+    volume.locate(0, 1, &mut |disk, _, _| first = Some(disk));
+    if let Some(disk) = first {
+        let (uuid, generation) = (s.uuid, s.generation);
+        found.systems.push(System {
+            disk,
+            uuid,
+            generation,
+        });
+        to.merge(found);
+    }
 }
 
 /// What the log trees have and are, in logical addresses.

@@ -23,8 +23,12 @@ pub struct Superblock {
     /// In the headers of blocks.
     pub uuid: [u8; 16],
     pub bytes_used: u64,
+    /// Features that others may only read past, as this release does.
+    pub read_only_features: u64,
     /// Bytes of a tree's block.
     pub node: u64,
+    /// Bytes of a block of data, of which each has a checksum.
+    pub sector: u64,
     pub device: u64,
     /// Bytes of the device that the file system has.
     pub device_bytes: u64,
@@ -84,7 +88,9 @@ impl Superblock {
             log_root: (log != 0).then(|| root(log, 0xc8, generation + 1)),
             uuid,
             bytes_used: le64(&bytes, 0x78),
+            read_only_features: le64(&bytes, 0xb4),
             node,
+            sector: le32(&bytes, 0x90).into(),
             device: le64(&bytes, 0xc9),
             device_bytes,
             system: bytes[0x32b..0x32b + system].to_vec(),

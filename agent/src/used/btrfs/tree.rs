@@ -21,6 +21,20 @@ pub struct Key {
     pub offset: u64,
 }
 
+impl Key {
+    const FIRST: Self = Self {
+        object: 0,
+        kind: 0,
+        offset: 0,
+    };
+    /// No item has it.
+    const LAST: Self = Self {
+        object: u64::MAX,
+        kind: u8::MAX,
+        offset: u64::MAX,
+    };
+}
+
 /// Where a tree begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Root {
@@ -57,14 +71,25 @@ impl Trees<'_> {
     /// Visits all items of a tree in order. Keys only grow, and a block's first key is its
     /// parent's for it: none comes twice.
     pub fn walk(&mut self, root: Root, visit: Visit<'_>) -> Seen<()> {
+        let all = (Key::FIRST, Key::LAST);
+        self.walk_between(root, all, visit)
+    }
+
+    /// Visits the items from `from` to before `to`, and some around them.
+    pub fn walk_range(&mut self, root: Root, from: Key, to: Key, visit: Visit<'_>) -> Seen<()> {
+        self.walk_between(root, (from, to), visit)
+    }
+
+    fn walk_between(&mut self, root: Root, range: (Key, Key), visit: Visit<'_>) -> Seen<()> {
         demand(root.level <= DEEPEST, "a tree is too deep")?;
-        self.block(root, None, &mut None, visit)
+        self.block(root, None, range, &mut None, visit)
     }
 
     fn block(
         &mut self,
         at: Root,
         key: Option<Key>,
+        range: (Key, Key),
         last: &mut Option<Key>,
         visit: Visit<'_>,
     ) -> Seen<()> {
@@ -85,9 +110,15 @@ impl Trees<'_> {
         if key.is_some() && first != key {
             return Err(senseless());
         }
-        for entry in entries.chunks_exact(size).take(count) {
+        let mut listed = entries.chunks_exact(size).take(count).peekable();
+        while let Some(entry) = listed.next() {
             let own = Key::read(entry);
             if at.level > 0 {
+                // A child ends where the next one begins.
+                let behind = listed.peek().map(|next| Key::read(next));
+                if own >= range.1 || behind.is_some_and(|next| next <= range.0) {
+                    continue;
+                }
                 if last.is_some_and(|last| own <= last) {
                     return Err(senseless());
                 }
@@ -96,7 +127,7 @@ impl Trees<'_> {
                     level: at.level - 1,
                     generation: le64(entry, 25),
                 };
-                self.block(child, Some(own), last, &mut *visit)?;
+                self.block(child, Some(own), range, last, &mut *visit)?;
                 continue;
             }
             if last.replace(own).is_some_and(|last| own <= last) {

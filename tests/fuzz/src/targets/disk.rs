@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use relevo_agent::used::checksum::{crc32, crc32c};
 use relevo_agent::used::memory::Memory;
 use relevo_agent::used::whole::Seen;
-use relevo_agent::used::{Source, survey};
+use relevo_agent::used::{Source, survey_with_evidence};
 
 use crate::Input;
 
@@ -60,7 +60,7 @@ impl Source for Counting {
 /// and bytes; a length of zero is followed by the seal that is put there, when all is written.
 pub fn run(bytes: &[u8]) {
     let disk = Counting(disk(bytes), AtomicU64::new(0));
-    let found = survey(&[("sda", &disk)]);
+    let found = survey_with_evidence(&[("sda", &disk)]);
     let mut end = 0;
     for (from, to) in found.maps[0].free_runs() {
         assert!(
@@ -178,7 +178,7 @@ mod tests {
     fn kept_disks_are_looked_into() {
         for (name, input) in crate::corpus::inputs("disk") {
             let disk = disk(&input);
-            let found = survey(&[("sda", &disk)]);
+            let found = survey_with_evidence(&[("sda", &disk)]);
             let sound = found.areas.iter().any(|area| area.read_whole.is_none());
             assert!(
                 sound && found.free_bytes() > 0 || name.starts_with("found-"),
