@@ -63,11 +63,17 @@ fn server(lab: &Lab) -> PathBuf {
         put(&disk, &file, to);
     }
     debugfs(&disk, "sif /root/relevo-agent mode 0100755");
-    let wanted = "/etc/systemd/system/multi-user.target.wants/relevo-trial.service";
-    debugfs(
-        &disk,
-        &format!("symlink {wanted} /etc/systemd/system/relevo-trial.service"),
-    );
+    let units = "/etc/systemd/system";
+    for (link, to) in [
+        (
+            "multi-user.target.wants/relevo-trial.service",
+            "/etc/systemd/system/relevo-trial.service",
+        ),
+        // It hangs up on whoever writes to the console before it.
+        ("serial-getty@ttyS0.service", "/dev/null"),
+    ] {
+        debugfs(&disk, &format!("symlink {units}/{link} {to}"));
+    }
     disk
 }
 

@@ -245,7 +245,7 @@ impl VaultConnection {
 /// A goodbye is sent at once. quinn would go on listening for three timeouts (RFC 9000, section
 /// 10.2), a second on a long line, only to say it again; a vault that it does not reach notices
 /// after 30 s that nobody is there.
-const GOODBYE: Duration = Duration::from_millis(100);
+const GOODBYE: Duration = Duration::from_millis(25);
 
 async fn leave(endpoint: &Endpoint) {
     // Its end is no failure either way.
