@@ -10,8 +10,11 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use relevo_agent::disk::Disk;
 use relevo_agent::tracking::device::Device;
 use relevo_agent::tracking::probe::Probe;
+use relevo_agent::used::DiskSource;
+use relevo_agent::used::ext::writes_of_a_check;
 use relevo_tests::disks::{noise, sha256, sparse};
 use relevo_tests::lab::Lab;
 use relevo_tests::program::finish;
@@ -233,6 +236,63 @@ fn any_other_restart_reads_all() {
         .expect_refusal(&["still written"]);
 }
 
+/// Guards what is taken for the check of a clean file system, which an initramfs makes before any
+/// write can be marked: real checks write so many sectors, and there, and say when.
+fn a_check_writes_what_it_is_known_to() {
+    let lab = Lab::new();
+    for options in [
+        &["-b", "4096"][..],
+        &["-b", "1024"],
+        &["-b", "2048", "-O", "^metadata_csum"],
+        &["-t", "ext3"],
+        &["-t", "ext2"],
+    ] {
+        let image = lab.path("checked.raw");
+        drop(sparse(&image, 96 * MIB));
+        ok(Command::new("mkfs.ext4")
+            .arg("-q")
+            .args(options)
+            .arg(&image));
+        let before = fs::read(&image).unwrap_or_else(|e| panic!("{e}"));
+        let mut attach = Command::new("losetup");
+        let device = ok(attach.args(["--find", "--show"]).arg(&image));
+        let stat = format!("/sys/block/{}/stat", device.trim_start_matches("/dev/"));
+        let written = || -> u64 {
+            let text = fs::read_to_string(&stat).unwrap_or_else(|e| panic!("{e}"));
+            let number = text.split_whitespace().nth(6).map(str::parse);
+            number
+                .and_then(Result::ok)
+                .unwrap_or_else(|| panic!("{text}"))
+        };
+        let (sectors, began) = (written(), relevo_wire::Timestamp::now());
+        ok(Command::new("e2fsck").args(["-p", &device]));
+        let sectors = written() - sectors;
+        ok(Command::new("losetup").args(["-d", &device]));
+
+        let disk = Disk::open(&image.clone().into()).unwrap_or_else(|e| panic!("{e}"));
+        let source = DiskSource::new(&disk);
+        let check = writes_of_a_check(&source.volume(0)).unwrap_or_else(|e| panic!("{e}"));
+        let after = fs::read(&image).unwrap_or_else(|e| panic!("{e}"));
+        let differ = (0..before.len()).step_by(512);
+        for at in differ.filter(|at| before[*at..][..512] != after[*at..][..512]) {
+            let at = at as u64;
+            let known = check
+                .places
+                .iter()
+                .any(|(from, to)| *from <= at && at < *to);
+            assert!(known, "{options:?}: {at} is not one of {check:?}");
+        }
+        if sectors > 0 {
+            assert!(
+                check.sectors.contains(&sectors),
+                "{options:?}: {sectors}, {check:?}"
+            );
+            let began = began.as_millis() as u64 / 1000;
+            assert!(check.written >= began, "{options:?}: {check:?}");
+        }
+    }
+}
+
 fn main() {
     let needs = || {
         [
@@ -253,6 +313,11 @@ fn main() {
             "any other restart reads all",
             &needs(),
             any_other_restart_reads_all,
+        )
+        .case_with(
+            "a check writes what it is known to",
+            &needs(),
+            a_check_writes_what_it_is_known_to,
         )
         .run()
 }

@@ -1,5 +1,6 @@
 //! What the kernel says of a block device: which it is, and how much was written to it.
 
+use std::io;
 use std::ops::Range;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -17,6 +18,14 @@ pub struct Device {
     pub sequence: u64,
     /// Bytes.
     pub size: u64,
+}
+
+/// A part of a disk whose writes the kernel counts by themselves.
+pub struct Part {
+    /// Where it is on the disk.
+    pub bytes: Range<u64>,
+    /// What sysfs shows of it.
+    pub sysfs: PathBuf,
 }
 
 impl Device {
@@ -92,7 +101,22 @@ impl Device {
 
     /// The bytes of the disk, and those of each of its partitions.
     pub fn parts(&self) -> Vec<Range<u64>> {
-        let mut parts: Vec<_> = std::iter::once(0..self.size).collect();
+        let partitions = self.partitions().into_iter().map(|part| part.bytes);
+        std::iter::once(0..self.size).chain(partitions).collect()
+    }
+
+    /// Its partitions; all of it when there are none.
+    pub fn counted_parts(&self) -> Vec<Part> {
+        let partitions = self.partitions();
+        if !partitions.is_empty() {
+            return partitions;
+        }
+        let (bytes, sysfs) = (0..self.size, self.sysfs.clone());
+        vec![Part { bytes, sysfs }]
+    }
+
+    fn partitions(&self) -> Vec<Part> {
+        let mut parts = Vec::new();
         let entries = std::fs::read_dir(&self.sysfs)
             .into_iter()
             .flatten()
@@ -100,7 +124,10 @@ impl Device {
         for entry in entries.filter(|entry| entry.path().join("partition").exists()) {
             let number = |name: &str| sysfs_text(&entry.path().join(name))?.parse::<u64>().ok();
             if let (Some(start), Some(size)) = (number("start"), number("size")) {
-                parts.push(start * 512..(start + size) * 512);
+                parts.push(Part {
+                    bytes: start * 512..(start + size) * 512,
+                    sysfs: entry.path(),
+                });
             }
         }
         parts
@@ -120,6 +147,14 @@ impl Device {
             .find_map(|name| sysfs_text(&self.sysfs.join(name)));
         found.unwrap_or_default()
     }
+}
+
+/// The file in /dev of a block device, under the name that the kernel gave it.
+pub fn node_of((major, minor): (u32, u32)) -> io::Result<PathBuf> {
+    let text = std::fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/uevent"))?;
+    let name = text.lines().find_map(|line| line.strip_prefix("DEVNAME="));
+    let name = name.ok_or_else(|| io::Error::other("the kernel does not name the device"))?;
+    Ok(Path::new("/dev").join(name))
 }
 
 /// Tells one run of the kernel from another.

@@ -26,6 +26,7 @@
 //! * At an interval everything is read all the same. A change that was not marked is an alarm,
 //!   and marks are not believed any more until somebody says so.
 
+mod checked;
 pub mod clues;
 pub mod device;
 mod extents;

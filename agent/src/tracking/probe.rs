@@ -25,6 +25,7 @@
 //! slot has a new request.
 
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
@@ -214,16 +215,21 @@ impl Probe {
         for (at, slot) in slots {
             let (first, count) = ((slot >> 24) & SECTOR_BITS, slot & 0xff_ffff);
             if !done {
-                for grain in first * 512 / GRAIN..((first + count) * 512).div_ceil(GRAIN) {
-                    if let Some(word) = self.grain_words().get((grain / 64) as usize) {
-                        word.fetch_or(1 << (grain % 64), SeqCst);
-                    }
-                }
+                self.mark(first * 512..(first + count) * 512);
             } else if at
                 .compare_exchange(slot, slot | DONE, SeqCst, SeqCst)
                 .is_ok()
             {
                 self.words.words()[SECTORS].fetch_add(count, SeqCst);
+            }
+        }
+    }
+
+    /// Marks bytes as written, whoever wrote them.
+    pub fn mark(&self, bytes: Range<u64>) {
+        for grain in bytes.start / GRAIN..bytes.end.min(self.device.size).div_ceil(GRAIN) {
+            if let Some(word) = self.grain_words().get((grain / 64) as usize) {
+                word.fetch_or(1 << (grain % 64), SeqCst);
             }
         }
     }

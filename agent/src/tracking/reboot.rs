@@ -6,8 +6,8 @@
 //!    marked since into that file. No file system takes a write any more, so the bytes go to the
 //!    file's own blocks on its disk, as a swap file's do; that is why only ext2/3/4 and XFS do.
 //! 3. When the server is up again, before anything mounts for writing, [`resume`] starts probes.
-//!    It does so only while the kernel counts no write to the disk at all: then what was kept is
-//!    all that happened. The next run finds a probe whose number follows from what was kept.
+//!    It does so only while the kernel counts no write to the disk at all, or none but those of
+//!    [checks](super::checked) of clean file systems: then what was kept is all that happened. The next run finds a probe whose number follows from what was kept.
 //!
 //! Without 2 or 3, after a crash for instance, the numbers do not fit, and all is read. What the
 //! kernel itself writes after step 2, with nobody left to see it, are the descriptions of RAID
@@ -21,7 +21,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
-use super::device::{Device, boot_id};
+use super::checked;
+use super::device::{Device, boot_id, node_of};
 use super::extents;
 use super::grains::{GRAIN, Grains};
 use super::probe::Probe;
@@ -117,7 +118,8 @@ pub fn keep(dir: &Path) -> io::Result<usize> {
         ));
     }
     let places = extents::of(&file, ROOM as u64)?;
-    let device = node_of(file.metadata()?.dev())?;
+    let device = file.metadata()?.dev();
+    let device = node_of((rustix::fs::major(device), rustix::fs::minor(device)))?;
     let device = OpenOptions::new()
         .write(true)
         .custom_flags((OFlags::DIRECT | OFlags::DSYNC).bits() as i32)
@@ -159,15 +161,6 @@ pub fn keep(dir: &Path) -> io::Result<usize> {
     Ok(disks.len())
 }
 
-/// The file in /dev of a block device, under the name that the kernel gave it.
-fn node_of(device: u64) -> io::Result<PathBuf> {
-    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
-    let text = fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/uevent"))?;
-    let name = text.lines().find_map(|line| line.strip_prefix("DEVNAME="));
-    let name = name.ok_or_else(|| io::Error::other("the kernel does not name the device"))?;
-    Ok(Path::new("/dev").join(name))
-}
-
 /// Step 3. How many disks go on.
 pub fn resume(dir: &Path) -> io::Result<usize> {
     let boot = boot_id().unwrap_or_default();
@@ -194,18 +187,26 @@ pub fn resume(dir: &Path) -> io::Result<usize> {
         let (Some(device), None) = (found.next(), found.next()) else {
             continue;
         };
-        if let Err(reason) = Probe::start(&device, kept.successor()) {
-            tracing::warn!("{reason}");
-            continue;
-        }
-        if device.sectors_written() != Some(0) {
+        let probe = match Probe::start(&device, kept.successor()) {
+            Ok(probe) => probe,
+            Err(reason) => {
+                tracing::warn!("{reason}");
+                continue;
+            }
+        };
+        let explained = match probe.unseen() {
+            0 if device.sectors_written() == Some(0) => Some(Vec::new()),
+            unseen => checked::places(&device, unseen),
+        };
+        let Some(places) = explained else {
             tracing::warn!(
                 "something was written to disk {} before tracking began: it will be read whole",
                 device.identity()
             );
             Probe::stop(&device)?;
             continue;
-        }
+        };
+        places.into_iter().for_each(|bytes| probe.mark(bytes));
         resumed += 1;
     }
     Ok(resumed)

@@ -119,8 +119,8 @@ fn resumed(record: &Record, device: &Device, boot: &str, dir: &Path) -> Option<R
     record.facts.boot = boot.into();
     record.facts.sequence = device.sequence;
     record.facts.generation = kept.successor();
-    // It was started before anything was written.
-    record.facts.unseen = 0;
+    // It was started before anything was written, or what was is known and marked.
+    record.facts.unseen = Probe::open(device).map_or(0, |probe| probe.unseen());
     record.changed.merge(&kept.changed(device));
     Some(record)
 }

@@ -13,6 +13,7 @@
 //! is looked into.
 
 mod blocks;
+mod check;
 mod group;
 mod journal;
 mod superblock;
@@ -21,6 +22,7 @@ use super::area::Found;
 use super::map::FreeRuns;
 use super::volume::Volume;
 use super::whole::{Seen, Whole};
+pub use check::{CheckWrites, writes_of_a_check};
 use group::Groups;
 pub use group::clear_runs;
 use journal::Journal;

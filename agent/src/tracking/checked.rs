@@ -1,0 +1,84 @@
+//! What was written to a disk before anybody could mark it, when that is known all the same: the
+//! checks of clean file systems, which an initramfs makes before anything else runs.
+//!
+//! The kernel counts what was written to each partition. When that is, to the sector, what a check
+//! of its clean ext2/3/4 writes, and the superblock says that it was written in this run of the
+//! kernel, then there was no room for any other write.
+
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::device::{Device, node_of};
+use crate::disk::Disk;
+use crate::inventory::sysfs_text;
+use crate::stillness::sectors_written;
+use crate::used::DiskSource;
+use crate::used::ext::{CheckWrites, writes_of_a_check};
+use crate::used::volume::Volume;
+
+/// A check writes a superblock and a journal's first block.
+const MOST_REQUESTS: u64 = 2;
+
+/// Where the `total` sectors were written that the kernel counted so far, if all that wrote them
+/// were checks of clean file systems.
+pub(super) fn places(device: &Device, total: u64) -> Option<Vec<Range<u64>>> {
+    let boot = boot_time()?;
+    let disk = Disk::open(&node_of(device.number).ok()?.into()).ok()?;
+    let source = DiskSource::new(&disk);
+    let whole = Arc::new(source.volume(0));
+    let (mut places, mut known) = (Vec::new(), 0);
+    for part in device.counted_parts() {
+        let sectors = sectors_written(&part.sysfs)?;
+        if sectors == 0 {
+            continue;
+        }
+        let (start, length) = (part.bytes.start, part.bytes.end - part.bytes.start);
+        let volume = Volume::part(&whole, start, length).ok()?;
+        let check = writes_of_a_check(&volume).ok()?;
+        if !explains(&check, sectors, requests(&part.sysfs)?, boot) {
+            return None;
+        }
+        known += sectors;
+        let within = check.places.iter();
+        places.extend(within.map(|(from, to)| start + from..start + to));
+    }
+    // Counts are taken one after the other: what was written meanwhile makes them differ.
+    (known == total && device.sectors_written() == Some(total)).then_some(places)
+}
+
+fn explains(check: &CheckWrites, sectors: u64, requests: u64, boot: u64) -> bool {
+    check.written >= boot && check.sectors.contains(&sectors) && requests <= MOST_REQUESTS
+}
+
+/// Writes that were completed: the fifth number of `stat`.
+fn requests(sysfs: &Path) -> Option<u64> {
+    let stat = sysfs_text(&sysfs.join("stat"))?;
+    stat.split_whitespace().nth(4)?.parse().ok()
+}
+
+/// When the kernel was started, in seconds since 1970 (proc_stat(5)).
+fn boot_time() -> Option<u64> {
+    let stat = std::fs::read_to_string("/proc/stat").ok()?;
+    let line = stat.lines().find_map(|line| line.strip_prefix("btime "));
+    line?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Guards against taking any other write for a check's.
+    #[test]
+    fn nothing_but_a_check_of_this_run_explains_what_was_written() {
+        let check = CheckWrites {
+            written: 1000,
+            places: Vec::new(),
+            sectors: [10, 16],
+        };
+        assert!(explains(&check, 10, 2, 1000) && explains(&check, 16, 2, 900));
+        for (sectors, requests, boot) in [(9, 2, 900), (18, 2, 900), (10, 3, 900), (10, 2, 1001)] {
+            assert!(!explains(&check, sectors, requests, boot));
+        }
+    }
+}
