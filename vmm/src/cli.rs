@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::confinement::{ConfinementOption, UserOption};
 use crate::options::{ConsoleOption, DiskOption, NetOption, OnReset, QuirksOption, TickOption};
 use crate::uuid::Uuid;
 
@@ -126,6 +127,21 @@ pub struct RunArgs {
     /// {"ok":true,...} or {"ok":false,"error":...,"remedy":...}.
     #[arg(long, value_name = "SOCKET")]
     pub control: Option<PathBuf>,
+
+    /// What the process gives up before the guest runs
+    ///
+    /// full: it runs as a user of its own when started as root, with no capabilities, in
+    /// namespaces of its own, and may neither open anything nor make a system call that a
+    /// machine does not need. What this host cannot do is said in the log and in the status.
+    #[arg(long, value_enum, default_value_t = ConfinementOption::Full)]
+    pub confinement: ConfinementOption,
+
+    /// The user to run as, when started as root: NAME or UID:GID
+    ///
+    /// Without it a number of its own that no other machine has. Files, taps and sockets are
+    /// opened before, so the user needs no right to them.
+    #[arg(long, value_name = "USER")]
+    pub user: Option<UserOption>,
 
     /// The machine's UUID, as the guest's DMI shows it; random if not given
     #[arg(long, value_name = "UUID")]

@@ -5,14 +5,13 @@
 //! connected; the machine does one command after another.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::socket_file::SocketFile;
+use crate::confinement::{Confinement, ThreadKind, enter_thread};
 
 /// Longest line that is read, in bytes.
 const LINE_MAX: u64 = 64 << 10;
@@ -55,6 +54,8 @@ pub struct Status {
     pub resets: u32,
     /// The measures for KVM without VT-x or AMD-V are in use.
     pub quirks: bool,
+    /// What the process has given up, and what it could not.
+    pub confinement: Confinement,
 }
 
 /// Why a command was not done.
@@ -97,12 +98,12 @@ pub fn answer(line: &str, machine: &mut dyn Controlled) -> Value {
 /// A machine shared by the clients of its control socket.
 pub type SharedMachine = Arc<Mutex<dyn Controlled>>;
 
-/// Starts to serve `machine` at `path`; the socket goes when the result is dropped.
-pub fn serve(path: &Path, machine: SharedMachine) -> io::Result<SocketFile> {
-    let (file, listener) = SocketFile::bind(path)?;
+/// Starts to serve `machine` on a socket that was bound.
+pub fn serve(listener: UnixListener, machine: SharedMachine) -> io::Result<()> {
     std::thread::Builder::new()
         .name("control".to_owned())
         .spawn(move || {
+            enter_thread(ThreadKind::Control);
             for client in listener.incoming().flatten() {
                 let machine = machine.clone();
                 let talk = move || {
@@ -115,8 +116,8 @@ pub fn serve(path: &Path, machine: SharedMachine) -> io::Result<SocketFile> {
                     tracing::warn!(%error, "a control connection was refused");
                 }
             }
-        })?;
-    Ok(file)
+        })
+        .map(drop)
 }
 
 fn talk(mut stream: &UnixStream, machine: &Mutex<dyn Controlled>) -> io::Result<()> {

@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
+use crate::confinement::ConfinementOption;
+use crate::socket_file::SocketFile;
 
 #[derive(Default)]
 struct Fake(Vec<Command>);
@@ -16,6 +18,12 @@ impl Controlled for Fake {
             uptime_ms: 7,
             resets: 0,
             quirks: false,
+            confinement: Confinement {
+                mode: ConfinementOption::Off,
+                uid: 1,
+                gid: 1,
+                missing: Vec::new(),
+            },
         }
     }
 
@@ -68,7 +76,8 @@ fn refusals_and_nonsense_say_what_to_do() {
 fn a_connection_carries_many_commands_and_survives_nonsense() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("control");
-    let guard = serve(&path, Arc::new(Mutex::new(Fake::default()))).unwrap();
+    let (guard, listener) = SocketFile::bind(&path).unwrap();
+    serve(listener, Arc::new(Mutex::new(Fake::default()))).unwrap();
     let stream = UnixStream::connect(&path).unwrap();
     let mut replies = BufReader::new(&stream).lines();
     for (line, ok) in [("nonsense", false), (r#"{"command":"stop"}"#, true)] {

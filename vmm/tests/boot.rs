@@ -180,6 +180,7 @@ fn a_guest_boots_resets_listens_to_its_button_and_powers_off() {
     assert_eq!(status["ok"], true);
     assert_eq!(status["state"], "running");
     assert_eq!(status["resets"], 1);
+    assert_eq!(status["confinement"]["mode"], "full");
     assert_eq!(control.ask("pause")["ok"], true);
     assert_eq!(control.ask("status")["state"], "paused");
     assert_eq!(control.ask("power-button")["ok"], false, "paused");
@@ -194,5 +195,7 @@ fn a_guest_boots_resets_listens_to_its_button_and_powers_off() {
     drop(console);
     let log = log.join().unwrap();
     assert_eq!(status.code(), Some(0), "the machine's log:\n{log}");
-    assert!(!path("console").exists() && !path("control").exists());
+    for name in ["console", "control"] {
+        assert!(UnixStream::connect(path(name)).is_err(), "{name}");
+    }
 }
