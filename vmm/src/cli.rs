@@ -30,7 +30,7 @@ use crate::uuid::Uuid;
         --cmdline 'root=/dev/vda1 console=ttyS0' --memory 1024 --cpus 2 \\\n          \
         --disk vhost-user=/run/disk.sock --net tap=tap0 \\\n          \
         --console file=/var/log/server.console --control /run/server.sock\n      \
-        echo '{\"command\":\"power-button\"}' | socat - /run/server.sock\n\n\
+        curl --unix-socket /run/server.sock -X PUT http://localhost/machine/power-button\n\n\
         ENVIRONMENT:\n  \
         RELEVO_LOG   what is logged to standard error (default: info), e.g. debug\n\n\
         EXIT CODES of run:\n  \
@@ -121,10 +121,10 @@ pub struct RunArgs {
     #[arg(long, value_name = "CONSOLE")]
     pub console: Vec<ConsoleOption>,
 
-    /// A Unix socket that takes commands, one JSON object a line
+    /// A Unix socket with the machine's HTTP API
     ///
-    /// {"command":"status"}, or power-button, stop, pause, resume. The answer is
-    /// {"ok":true,...} or {"ok":false,"error":...,"remedy":...}.
+    /// GET /machine; PUT /machine/pause, resume, reset, power-button or stop. GET
+    /// /openapi.yaml describes it.
     #[arg(long, value_name = "SOCKET")]
     pub control: Option<PathBuf>,
 

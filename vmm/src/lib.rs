@@ -6,7 +6,7 @@
 //!
 //! Parts, from the outside in:
 //! - [`cli`], [`options`], [`run`]: the command line and the life of one machine, with its
-//!   [`control`] socket; [`probe`] looks at the host, [`manual`] writes the manual page.
+//!   [`api`] on a socket; [`probe`] looks at the host, [`manual`] writes the manual page.
 //! - [`confinement`] takes this process's rights away before the guest runs.
 //! - [`machine`] puts a machine together: [`memory`], vCPUs ([`vcpu`], [`cpuid`], [`gate`]),
 //!   the board's [`devices`], the [`pci`] bus with its [`virtio`] devices
@@ -23,11 +23,11 @@
 //!   devices. Their files and sockets stay open for a restart, and are closed with [`run`].
 
 pub mod acpi;
+pub mod api;
 pub mod boot;
 pub mod bus;
 pub mod cli;
 pub mod confinement;
-pub mod control;
 pub mod cpuid;
 pub mod devices;
 pub mod error;

@@ -5,10 +5,10 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use crate::api::{self, Command, Controlled, Refusal, SharedMachine, Status};
 use crate::boot::ImageFile;
 use crate::cli::RunArgs;
 use crate::confinement::{self, Confinement};
-use crate::control::{self, Command, Controlled, Refusal, SharedMachine, Status};
 use crate::devices::console::{Consoles, CurrentSerial};
 use crate::devices::power::Power;
 use crate::error::Failure;
@@ -65,7 +65,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     let _control = match bound {
         Some((file, listener)) => {
             let shared: SharedMachine = operated.clone();
-            control::serve(listener, shared)
+            api::serve(listener, shared)
                 .map_err(|e| Failure::new(&e, "raise the limit on threads (ulimit -u)"))?;
             Some(file)
         }
@@ -264,7 +264,8 @@ impl Controlled for Operated {
                     );
                 }
             }
-            (Command::Status | Command::Stop, _) => {}
+            (Command::Reset, _) => handles.notifier.tell(Event::Reset),
+            (Command::Stop, _) => {}
         }
         Ok(())
     }

@@ -2,13 +2,14 @@
 //! the VMM says of itself but the comparison with its status.
 #![allow(clippy::unwrap_used)]
 
+mod api_client;
 mod tiny_guest;
 
-use std::io::{BufRead, BufReader, Write};
-use std::os::unix::net::UnixStream;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Stdio};
 
+use api_client::request;
 use serde_json::Value;
 use tiny_guest::*;
 
@@ -36,11 +37,7 @@ fn started(dir: &Path, args: &[&str]) -> Vmm {
 }
 
 fn status(dir: &Path) -> Value {
-    let mut stream = UnixStream::connect(dir.join("control")).unwrap();
-    writeln!(stream, r#"{{"command":"status"}}"#).unwrap();
-    let mut reply = String::new();
-    BufReader::new(stream).read_line(&mut reply).unwrap();
-    serde_json::from_str(&reply).unwrap()
+    request(&dir.join("control"), "GET", "/machine").1
 }
 
 /// The field of each thread's status file, with the thread's name.

@@ -1,12 +1,14 @@
 //! How a machine ends, shown by guests of a few instructions: no kernel is needed, only KVM.
 #![allow(clippy::unwrap_used)]
 
+mod api_client;
 mod tiny_guest;
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader};
 use std::os::unix::net::UnixStream;
 use std::process::{Output, Stdio};
 
+use api_client::request;
 use tiny_guest::*;
 
 fn run(code: &[u8], args: &[&str]) -> Output {
@@ -69,14 +71,28 @@ fn a_guest_that_hangs_can_be_stopped_by_socket_and_by_signal() {
             // SAFETY: the process is a child of ours that has not been waited for.
             assert_eq!(unsafe { libc::kill(child.id() as i32, libc::SIGTERM) }, 0);
         } else {
-            let mut stream = UnixStream::connect(&socket).unwrap();
-            writeln!(stream, r#"{{"command":"stop"}}"#).unwrap();
-            let mut reply = String::new();
-            BufReader::new(stream).read_line(&mut reply).unwrap();
-            assert_eq!(reply.trim(), r#"{"ok":true}"#);
+            assert_eq!(request(&socket, "PUT", "/machine/stop").0, 204);
         }
         assert_eq!(child.wait().unwrap().code(), Some(0));
         // As another user it may not remove the file; then nobody listens any more.
         assert!(UnixStream::connect(&socket).is_err());
     }
+}
+
+#[test]
+fn the_operators_reset_ends_with_3() {
+    if !has_kvm() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("control");
+    let mut child = command(dir.path(), HANG, &["--console", "stdio", "--control"])
+        .arg(&socket)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut written = BufReader::new(child.stdout.take().unwrap());
+    assert_eq!(written.fill_buf().unwrap(), b"!");
+    assert_eq!(request(&socket, "PUT", "/machine/reset").0, 204);
+    assert_eq!(child.wait().unwrap().code(), Some(3));
 }
