@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::confinement::{ConfinementOption, UserOption};
 use crate::options::{ConsoleOption, DiskOption, NetOption, OnReset, QuirksOption, TickOption};
 use crate::uuid::Uuid;
 
@@ -29,7 +30,7 @@ use crate::uuid::Uuid;
         --cmdline 'root=/dev/vda1 console=ttyS0' --memory 1024 --cpus 2 \\\n          \
         --disk vhost-user=/run/disk.sock --net tap=tap0 \\\n          \
         --console file=/var/log/server.console --control /run/server.sock\n      \
-        echo '{\"command\":\"power-button\"}' | socat - /run/server.sock\n\n\
+        curl --unix-socket /run/server.sock -X PUT http://localhost/machine/power-button\n\n\
         ENVIRONMENT:\n  \
         RELEVO_LOG   what is logged to standard error (default: info), e.g. debug\n\n\
         EXIT CODES of run:\n  \
@@ -120,12 +121,27 @@ pub struct RunArgs {
     #[arg(long, value_name = "CONSOLE")]
     pub console: Vec<ConsoleOption>,
 
-    /// A Unix socket that takes commands, one JSON object a line
+    /// A Unix socket with the machine's HTTP API
     ///
-    /// {"command":"status"}, or power-button, stop, pause, resume. The answer is
-    /// {"ok":true,...} or {"ok":false,"error":...,"remedy":...}.
+    /// GET /machine; PUT /machine/pause, resume, reset, power-button or stop. GET
+    /// /openapi.yaml describes it.
     #[arg(long, value_name = "SOCKET")]
     pub control: Option<PathBuf>,
+
+    /// What the process gives up before the guest runs
+    ///
+    /// full: it runs as a user of its own when started as root, with no capabilities, in
+    /// namespaces of its own, and may neither open anything nor make a system call that a
+    /// machine does not need. What this host cannot do is said in the log and in the status.
+    #[arg(long, value_enum, default_value_t = ConfinementOption::Full)]
+    pub confinement: ConfinementOption,
+
+    /// The user to run as, when started as root: NAME or UID:GID
+    ///
+    /// Without it a number of its own that no other machine has. Files, taps and sockets are
+    /// opened before, so the user needs no right to them.
+    #[arg(long, value_name = "USER")]
+    pub user: Option<UserOption>,
 
     /// The machine's UUID, as the guest's DMI shows it; random if not given
     #[arg(long, value_name = "UUID")]

@@ -6,7 +6,8 @@
 //!
 //! Parts, from the outside in:
 //! - [`cli`], [`options`], [`run`]: the command line and the life of one machine, with its
-//!   [`control`] socket; [`probe`] looks at the host, [`manual`] writes the manual page.
+//!   [`api`] on a socket; [`probe`] looks at the host, [`manual`] writes the manual page.
+//! - [`confinement`] takes this process's rights away before the guest runs.
 //! - [`machine`] puts a machine together: [`memory`], vCPUs ([`vcpu`], [`cpuid`], [`gate`]),
 //!   the board's [`devices`], the [`pci`] bus with its [`virtio`] devices
 //!   ([`pci_devices`]).
@@ -19,13 +20,14 @@
 //! - Devices answer on a [`bus`] under their own lock; vCPU threads hold no other lock while
 //!   they call one.
 //! - A machine ends in one place, [`machine::Running::wait`]: first the vCPUs stop, then the
-//!   devices, then their files and sockets are closed.
+//!   devices. Their files and sockets stay open for a restart, and are closed with [`run`].
 
 pub mod acpi;
+pub mod api;
 pub mod boot;
 pub mod bus;
 pub mod cli;
-pub mod control;
+pub mod confinement;
 pub mod cpuid;
 pub mod devices;
 pub mod error;

@@ -1,5 +1,7 @@
 //! The machine's PCI bus with the disks, network cards and entropy source on it.
 
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use kvm_ioctls::VmFd;
@@ -11,9 +13,7 @@ use crate::machine::Config;
 use crate::memory::{GuestMemory, PCI_MMIO_LEN, PCI_MMIO_START};
 use crate::options::{DiskOption, DiskSource, NetOption};
 use crate::pci::{PciError, PciRoot};
-use crate::virtio::{
-    BlockOptions, DeviceError, RawBlock, Rng, TapNet, VhostUserBlock, VirtioDevice,
-};
+use crate::virtio::{BlockOptions, DeviceError, KeptDevice, RawBlock, Rng, TapNet, VhostUserBlock};
 use crate::watches::{Watches, Watching};
 
 /// The configuration ports and their number.
@@ -50,10 +50,57 @@ impl AttachError {
     }
 }
 
-/// Makes the bus and every device that `config` names: disks first, so that they keep their
-/// slots whatever else the machine has.
+/// What `config` names, opened while this process may still open things. No thread runs yet.
+pub struct OpenDevices(Vec<OpenDevice>);
+
+enum OpenDevice {
+    Ready(KeptDevice),
+    Server { path: PathBuf, socket: UnixStream },
+}
+
+/// The devices of a machine, which outlive its resets.
+pub struct Devices {
+    kept: Vec<KeptDevice>,
+    lost: Vec<(EventFd, Event)>,
+}
+
+impl OpenDevices {
+    /// Opens files and taps and connects to sockets: disks first, so that they keep their
+    /// slots whatever else the machine has.
+    pub fn open(config: &Config) -> Result<Self, AttachError> {
+        let mut open = Vec::new();
+        for option in &config.disks {
+            open.push(disk(option)?);
+        }
+        for NetOption { tap, mac } in &config.nets {
+            let card = KeptDevice::new(TapNet::open(tap, *mac)?);
+            open.push(OpenDevice::Ready(card));
+        }
+        open.push(OpenDevice::Ready(KeptDevice::new(Rng::new())));
+        Ok(Self(open))
+    }
+
+    /// Begins to talk with the disks' servers.
+    pub fn connect(self) -> Result<Devices, AttachError> {
+        let (mut kept, mut lost) = (Vec::new(), Vec::new());
+        for device in self.0 {
+            kept.push(match device {
+                OpenDevice::Ready(device) => device,
+                OpenDevice::Server { path, socket } => {
+                    let disk = VhostUserBlock::over(&path, socket)?;
+                    let gone = format!("the disk server at {} has gone", path.display());
+                    lost.push((disk.lost()?, Event::Failed(gone)));
+                    KeptDevice::new(disk)
+                }
+            });
+        }
+        Ok(Devices { kept, lost })
+    }
+}
+
+/// Makes the bus with `devices` on it.
 pub fn attach(
-    config: &Config,
+    devices: &Devices,
     vm: &Arc<VmFd>,
     memory: &GuestMemory,
     ports: &mut Bus,
@@ -69,17 +116,16 @@ pub fn attach(
     watches.add(reset.try_clone()?, Event::Reset);
     root.set_reset_event(reset);
 
-    for option in &config.disks {
-        root.add(disk(option, &mut watches)?, memory.clone())?;
+    for device in &devices.kept {
+        root.add(Box::new(device.clone()), memory.clone())?;
     }
-    for NetOption { tap, mac } in &config.nets {
-        root.add(Box::new(TapNet::open(tap, *mac)?), memory.clone())?;
+    for (signal, event) in &devices.lost {
+        watches.add(signal.try_clone()?, event.clone());
     }
-    root.add(Box::new(Rng::new()), memory.clone())?;
     Ok((root, watches.start(notifier.clone())?))
 }
 
-fn disk(option: &DiskOption, watches: &mut Watches) -> Result<Box<dyn VirtioDevice>, AttachError> {
+fn disk(option: &DiskOption) -> Result<OpenDevice, AttachError> {
     match &option.source {
         DiskSource::File { path, readonly } => {
             let options = BlockOptions {
@@ -87,16 +133,19 @@ fn disk(option: &DiskOption, watches: &mut Watches) -> Result<Box<dyn VirtioDevi
                 serial: option.serial.clone().unwrap_or_default(),
                 ..Default::default()
             };
-            Ok(Box::new(RawBlock::open(path, &options)?))
+            let disk = RawBlock::open(path, &options)?;
+            Ok(OpenDevice::Ready(KeptDevice::new(disk)))
         }
         DiskSource::VhostUser { socket } => {
             if option.serial.is_some() {
                 tracing::info!(socket = %socket.display(), "the server gives the serial number");
             }
-            let disk = VhostUserBlock::connect(socket)?;
-            let lost = format!("the disk server at {} has gone", socket.display());
-            watches.add(disk.lost()?, Event::Failed(lost));
-            Ok(Box::new(disk))
+            let path = socket.clone();
+            let socket = UnixStream::connect(&path).map_err(|source| DeviceError::Open {
+                path: path.clone(),
+                source,
+            })?;
+            Ok(OpenDevice::Server { path, socket })
         }
     }
 }

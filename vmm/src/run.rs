@@ -1,11 +1,14 @@
 //! The `run` command: one machine, from its options to its exit code.
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use crate::api::{self, Command, Controlled, Refusal, SharedMachine, Status};
+use crate::boot::ImageFile;
 use crate::cli::RunArgs;
-use crate::control::{self, Command, Controlled, Refusal, SharedMachine, Status};
+use crate::confinement::{self, Confinement};
 use crate::devices::console::{Consoles, CurrentSerial};
 use crate::devices::power::Power;
 use crate::error::Failure;
@@ -13,7 +16,10 @@ use crate::events::{Event, Notifier};
 use crate::gate::Order;
 use crate::machine::{Config, Cpus, Machine, Running};
 use crate::options::OnReset;
+use crate::pci_devices::OpenDevices;
+use crate::socket_file::SocketFile;
 use crate::uuid::Uuid;
+use crate::without_vtx::Measures;
 use crate::{probe, stop_signals, vcpu};
 
 /// The guest powered off, or the machine was stopped.
@@ -31,38 +37,50 @@ pub const EXIT_USAGE: u8 = 64;
 pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     let kvm = probe::open()?;
     let config = config(args)?;
+    let open_devices = OpenDevices::open(&config).map_err(|e| Failure::new(&e, e.remedy()))?;
     stop_signals::block().map_err(|e| Failure::new(&e, "see the system's log"))?;
     vcpu::install_kick_handler().map_err(|e| Failure::new(&e, "see the system's log"))?;
 
     let console_help = "check the path; another machine may be using the socket";
     let consoles = Consoles::open(&args.console).map_err(|e| Failure::new(&e, console_help))?;
+    let bound = match &args.control {
+        Some(path) => Some(SocketFile::bind(path).map_err(|e| Failure {
+            cause: format!("cannot offer the control socket {}: {e}", path.display()),
+            remedy: console_help.to_owned(),
+        })?),
+        None => None,
+    };
+    // Everything is open, and no other thread runs yet.
+    let confinement = confinement::apply(args.confinement, args.user.as_ref())?;
+
     let serial = CurrentSerial::default();
     let _terminal = consoles
         .start_input(serial.clone())
         .map_err(|e| Failure::new(&e, console_help))?;
 
-    let operated = Arc::new(Mutex::new(Operated::new(&config)));
+    let operated = Arc::new(Mutex::new(Operated::new(&config, confinement)));
     let for_signals = operated.clone();
     stop_signals::watch(move || lock(&for_signals).stop())
         .map_err(|e| Failure::new(&e, "raise the limit on threads (ulimit -u)"))?;
-    let _control = match &args.control {
-        Some(path) => {
+    let _control = match bound {
+        Some((file, listener)) => {
             let shared: SharedMachine = operated.clone();
-            let bound = control::serve(path, shared);
-            Some(bound.map_err(|e| Failure {
-                cause: format!("cannot offer the control socket {}: {e}", path.display()),
-                remedy: console_help.to_owned(),
-            })?)
+            api::serve(listener, shared)
+                .map_err(|e| Failure::new(&e, "raise the limit on threads (ulimit -u)"))?;
+            Some(file)
         }
         None => None,
     };
+    let devices = open_devices
+        .connect()
+        .map_err(|e| Failure::new(&e, e.remedy()))?;
 
     loop {
         let output = consoles
             .output()
             .map_err(|e| Failure::new(&e, console_help))?;
-        let machine =
-            Machine::build(&kvm, &config, output).map_err(|e| Failure::new(&e, e.remedy()))?;
+        let machine = Machine::build(&kvm, &config, &devices, output)
+            .map_err(|e| Failure::new(&e, e.remedy()))?;
         *serial.lock().unwrap_or_else(PoisonError::into_inner) = Some(machine.serial());
         let quirks = machine.has_quirks();
         let running = machine.start().map_err(|e| Failure::new(&e, e.remedy()))?;
@@ -104,17 +122,24 @@ fn config(args: &RunArgs) -> Result<Config, Failure> {
         Some(uuid) => uuid,
         None => Uuid::random().map_err(|e| Failure::new(&e, "give a --uuid"))?,
     };
+    let open = |what: &str, path: &Path| {
+        ImageFile::open(path).map_err(|error| Failure {
+            cause: format!("cannot read the {what} {}: {error}", path.display()),
+            remedy: "check the path and who may read it".to_owned(),
+        })
+    };
+    let kernel = open("kernel", &args.kernel)?;
+    let initrd = args.initrd.iter().map(|path| open("initramfs", path));
     Ok(Config {
-        kernel: args.kernel.clone(),
-        initrd: args.initrd.clone(),
+        initrd: initrd.collect::<Result<_, _>>()?,
+        measures: Measures::choose(args.quirks, args.tick, &kernel),
+        kernel,
         cmdline: args.cmdline.clone(),
         memory_mib: args.memory,
         cpus: args.cpus,
         disks: args.disk.clone(),
         nets: args.net.clone(),
         uuid,
-        quirks: args.quirks,
-        tick: args.tick,
     })
 }
 
@@ -127,6 +152,7 @@ struct Operated {
     memory_mib: u64,
     uuid: Uuid,
     since: Instant,
+    confinement: Confinement,
 }
 
 struct Handles {
@@ -148,7 +174,7 @@ fn lock(operated: &Mutex<Operated>) -> std::sync::MutexGuard<'_, Operated> {
 }
 
 impl Operated {
-    fn new(config: &Config) -> Self {
+    fn new(config: &Config, confinement: Confinement) -> Self {
         Self {
             current: None,
             stop_asked: false,
@@ -157,6 +183,7 @@ impl Operated {
             memory_mib: config.memory_mib,
             uuid: config.uuid,
             since: Instant::now(),
+            confinement,
         }
     }
 
@@ -205,6 +232,7 @@ impl Controlled for Operated {
             uptime_ms: self.since.elapsed().as_millis() as u64,
             resets: self.resets,
             quirks: self.current.as_ref().is_some_and(|h| h.quirks),
+            confinement: self.confinement.clone(),
         }
     }
 
@@ -236,7 +264,8 @@ impl Controlled for Operated {
                     );
                 }
             }
-            (Command::Status | Command::Stop, _) => {}
+            (Command::Reset, _) => handles.notifier.tell(Event::Reset),
+            (Command::Stop, _) => {}
         }
         Ok(())
     }

@@ -1,17 +1,36 @@
 //! Unix sockets that leave no file behind, and that take over one left by a crash.
 
+use std::ffi::CString;
+use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-/// The file of a bound socket; dropping it removes the file.
+/// The file of a bound socket; dropping it removes the file, if the process may still write
+/// to the directory. The directory is held open: by then its path may mean nothing here.
 #[derive(Debug)]
-pub struct SocketFile(PathBuf);
+pub struct SocketFile {
+    directory: File,
+    name: CString,
+}
 
 impl SocketFile {
     /// Binds `path`. A socket file that nobody listens on is replaced; anything else that
     /// is there is left alone and is an error.
     pub fn bind(path: &Path) -> io::Result<(Self, UnixListener)> {
+        let name = path.file_name().unwrap_or_default().as_bytes();
+        let name = CString::new(name)?;
+        let directory = match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        let directory = File::options()
+            .read(true)
+            .custom_flags(libc::O_PATH | libc::O_DIRECTORY)
+            .open(directory)?;
         let listener = match UnixListener::bind(path) {
             Err(e) if e.kind() == io::ErrorKind::AddrInUse && is_abandoned(path) => {
                 std::fs::remove_file(path)?;
@@ -19,7 +38,7 @@ impl SocketFile {
             }
             other => other?,
         };
-        Ok((Self(path.to_owned()), listener))
+        Ok((Self { directory, name }, listener))
     }
 }
 
@@ -33,7 +52,12 @@ fn is_abandoned(path: &Path) -> bool {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
+        // SAFETY: the name is a C string that lives through the call.
+        let gone = unsafe { libc::unlinkat(self.directory.as_raw_fd(), self.name.as_ptr(), 0) };
+        if gone < 0 {
+            let error = io::Error::last_os_error();
+            tracing::debug!(name = ?self.name, %error, "a socket's file stays; the next start replaces it");
+        }
     }
 }
 

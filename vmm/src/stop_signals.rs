@@ -4,6 +4,8 @@ use std::io;
 
 use vmm_sys_util::signal::create_sigset;
 
+use crate::confinement::{ThreadKind, enter_thread};
+
 const SIGNALS: [libc::c_int; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
 
 fn set() -> io::Result<libc::sigset_t> {
@@ -34,6 +36,7 @@ pub fn watch(stop: impl Fn() + Send + 'static) -> io::Result<()> {
     std::thread::Builder::new()
         .name("signals".to_owned())
         .spawn(move || {
+            enter_thread(ThreadKind::Control);
             let mut signal = 0;
             // SAFETY: `set` is an initialised signal set and `signal` a place for a number.
             while unsafe { libc::sigwait(&set, &mut signal) } == 0 {

@@ -8,6 +8,7 @@ use kvm_ioctls::{VcpuExit, VcpuFd};
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
 use crate::bus::Bus;
+use crate::confinement::{ThreadKind, enter_thread};
 use crate::events::{Event, Notifier};
 use crate::gate::{Gate, Passage};
 use crate::without_vtx::VcpuAssist;
@@ -65,6 +66,7 @@ impl Vcpu {
         std::thread::Builder::new()
             .name(format!("vcpu{}", self.index))
             .spawn(move || {
+                enter_thread(ThreadKind::Vcpu);
                 let leaving = Leaving(gate, self.notifier.clone());
                 self.run(&leaving.0);
                 // Whoever waits for the thread's leave finds its devices released.

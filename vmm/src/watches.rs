@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+use crate::confinement::{ThreadKind, enter_thread};
 use crate::events::{Event, Notifier};
 
 /// The descriptors to watch, before the watch has begun.
@@ -36,7 +37,10 @@ impl Watches {
         }
         let thread = std::thread::Builder::new()
             .name("watch".to_owned())
-            .spawn(move || self.wait(&epoll, &notifier))?;
+            .spawn(move || {
+                enter_thread(ThreadKind::Device);
+                self.wait(&epoll, &notifier);
+            })?;
         Ok(Watching {
             quit,
             thread: Some(thread),

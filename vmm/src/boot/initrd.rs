@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::read_at_most;
+use super::ImageFile;
 use super::unpack::{Packing, UnpackError, unpack};
 
 /// Why the initramfs could not be put together.
@@ -44,16 +44,18 @@ pub enum InitrdError {
 
 /// Reads `files` and puts them behind each other, each padded to four bytes. All of it, and
 /// no more of the host's memory, takes at most `most` bytes.
-pub fn join(files: &[PathBuf], unpack_segments: bool, most: u64) -> Result<Vec<u8>, InitrdError> {
+pub fn join(files: &[ImageFile], unpack_segments: bool, most: u64) -> Result<Vec<u8>, InitrdError> {
     let mut all = Vec::new();
-    for path in files {
+    for file in files {
+        let path = file.path();
         let too_large = || InitrdError::TooLarge {
-            path: path.clone(),
+            path: path.to_owned(),
             most,
         };
-        let data = read_at_most(path, most)
+        let data = file
+            .read_at_most(most)
             .map_err(|source| InitrdError::Read {
-                path: path.clone(),
+                path: path.to_owned(),
                 source,
             })?
             .ok_or_else(too_large)?;

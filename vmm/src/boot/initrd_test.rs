@@ -38,7 +38,7 @@ fn joined(segments: &[&[u8]]) -> Result<Vec<u8>, InitrdError> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("initrd");
     std::fs::write(&path, segments.concat()).unwrap();
-    join(&[path], true, 1 << 30)
+    join(&[ImageFile::open(&path).unwrap()], true, 1 << 30)
 }
 
 #[test]
@@ -84,7 +84,12 @@ fn files_follow_each_other_on_four_byte_borders() {
         std::fs::write(path, b"12345").unwrap();
     }
     assert_eq!(
-        join(&paths, false, 16).unwrap(),
+        join(
+            &paths.map(|path| ImageFile::open(&path).unwrap()),
+            false,
+            16
+        )
+        .unwrap(),
         b"12345\0\0\x0012345\0\0\0"
     );
 }
@@ -96,7 +101,8 @@ fn an_initramfs_larger_than_the_guest_is_refused() {
     let path = dir.path().join("initrd");
     let packed = zstd::encode_all(&[0x55; 4096][..], 1).unwrap();
     std::fs::write(&path, [&packed[..], &packed].concat()).unwrap();
-    let files = [path.clone(), path];
+    let file = ImageFile::open(&path).unwrap();
+    let files = [file.clone(), file];
     assert_eq!(join(&files, true, 4 * 4096).unwrap().len(), 4 * 4096);
     for (unpack, most) in [(true, 4 * 4096 - 1), (true, 4096), (false, 8)] {
         let error = join(&files, unpack, most).unwrap_err();

@@ -12,7 +12,7 @@ use linux_loader::loader::{BzImage, Elf, KernelLoader};
 use vm_memory::{Address, GuestAddress, GuestMemoryBackend};
 
 use super::unpack::{Packing, UnpackError, unpack};
-use super::{layout, read_at_most};
+use super::{ImageFile, layout};
 use crate::memory::{GuestMemory, LOW_RAM_END};
 
 /// Offset of the setup header in a bzImage.
@@ -93,19 +93,20 @@ pub enum KernelError {
     },
 }
 
-/// Loads the kernel in `path`; with `unpack_on_host`, a bzImage's payload directly.
+/// Loads the kernel in `file`; with `unpack_on_host`, a bzImage's payload directly.
 pub fn load(
     memory: &GuestMemory,
-    path: &Path,
+    file: &ImageFile,
     unpack_on_host: bool,
 ) -> Result<LoadedKernel, KernelError> {
+    let path = file.path();
     let read = |source| KernelError::Read {
         path: path.to_owned(),
         source,
     };
     let most = crate::memory::low_len(memory);
-    let Some(image) = read_at_most(path, most).map_err(read)? else {
-        let len = std::fs::metadata(path).map_err(read)?.len();
+    let Some(image) = file.read_at_most(most).map_err(read)? else {
+        let len = file.size().map_err(read)?;
         return Err(KernelError::TooLarge {
             path: path.to_owned(),
             needed_mib: len.div_ceil(1 << 20),

@@ -50,7 +50,7 @@ fn load_bytes(image: &[u8], unpack: bool) -> (GuestMemory, Result<LoadedKernel, 
     let path = dir.path().join("kernel");
     std::fs::write(&path, image).unwrap();
     let memory = crate::memory::create(64).unwrap();
-    let loaded = load(&memory, &path, unpack);
+    let loaded = load(&memory, &ImageFile::open(&path).unwrap(), unpack);
     (memory, loaded)
 }
 
@@ -137,7 +137,7 @@ fn a_kernel_larger_than_the_guest_is_refused() {
     let file = std::fs::File::create(&path).unwrap();
     file.set_len(1 << 40).unwrap();
     let memory = crate::memory::create(64).unwrap();
-    let error = load(&memory, &path, false).unwrap_err();
+    let error = load(&memory, &ImageFile::open(&path).unwrap(), false).unwrap_err();
     assert!(
         matches!(error, KernelError::TooLarge { needed_mib, .. } if needed_mib == 1 << 20),
         "{error:?}"

@@ -8,18 +8,9 @@ pub mod registers;
 pub mod unpack;
 pub mod zero_page;
 
-use std::fs::File;
-use std::io::{self, Read};
-use std::path::Path;
+mod image_file;
 
-/// Reads a file; `None` if it has more than `most` bytes. Kernels and initramfs come out of
-/// a server's image: nobody says that they are as small as they should be.
-pub(crate) fn read_at_most(path: &Path, most: u64) -> io::Result<Option<Vec<u8>>> {
-    let mut data = Vec::new();
-    let mut limited = File::open(path)?.take(most.saturating_add(1));
-    limited.read_to_end(&mut data)?;
-    Ok((data.len() as u64 <= most).then_some(data))
-}
+pub use image_file::ImageFile;
 
 /// Where the boot-time structures lie in the guest's first MiB.
 pub mod layout {

@@ -14,6 +14,7 @@ use vmm_sys_util::terminal::Terminal;
 
 use super::console_log::ConsoleLog;
 use super::serial::{self, SharedSerial};
+use crate::confinement::{ThreadKind, enter_thread};
 use crate::options::ConsoleOption;
 use crate::socket_file::SocketFile;
 use crate::stop_signals;
@@ -189,7 +190,10 @@ impl Drop for TerminalGuard {
 fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), ConsoleError> {
     std::thread::Builder::new()
         .name(name.to_owned())
-        .spawn(body)
+        .spawn(move || {
+            enter_thread(ThreadKind::Console);
+            body();
+        })
         .map(drop)
         .map_err(ConsoleError::Thread)
 }

@@ -5,7 +5,6 @@ mod error;
 mod running;
 
 use std::io::Write;
-use std::path::PathBuf;
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex};
 
@@ -13,15 +12,16 @@ use kvm_ioctls::{Kvm, VmFd};
 
 pub use self::error::MachineError;
 pub use self::running::{Cpus, Running};
+use crate::boot::ImageFile;
 use crate::bus::Bus;
 use crate::devices::power::Power;
 use crate::devices::serial::SharedSerial;
 use crate::events::{Event, Notifier};
 use crate::gate::{Gate, Order};
 use crate::memory::GuestMemory;
-use crate::options::{DiskOption, NetOption, QuirksOption, TickOption};
+use crate::options::{DiskOption, NetOption};
 use crate::pci::PciRoot;
-use crate::pci_devices;
+use crate::pci_devices::{self, Devices};
 use crate::uuid::Uuid;
 use crate::vcpu::{Buses, Vcpu};
 use crate::watches::Watching;
@@ -35,9 +35,9 @@ pub const MAX_CPUS: u8 = 254;
 #[derive(Debug, Clone)]
 pub struct Config {
     /// ELF kernel or bzImage.
-    pub kernel: PathBuf,
+    pub kernel: ImageFile,
     /// The initramfs, in parts.
-    pub initrd: Vec<PathBuf>,
+    pub initrd: Vec<ImageFile>,
     /// The kernel's command line.
     pub cmdline: String,
     /// RAM in MiB.
@@ -50,10 +50,8 @@ pub struct Config {
     pub nets: Vec<NetOption>,
     /// The machine's identity.
     pub uuid: Uuid,
-    /// Measures for KVM without VT-x or AMD-V.
-    pub quirks: QuirksOption,
-    /// The timer interrupt, where those measures are used.
-    pub tick: TickOption,
+    /// Measures for KVM without VT-x or AMD-V, where they are used.
+    pub measures: Option<Measures>,
 }
 
 /// A machine that is ready to run.
@@ -73,13 +71,15 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Builds the machine that `config` describes; its serial port writes to `console`.
+    /// Builds the machine that `config` describes around `devices`; its serial port writes
+    /// to `console`. Opens no file, so that it can be done by a confined process.
     pub fn build(
         kvm: &Kvm,
         config: &Config,
+        devices: &Devices,
         console: Box<dyn Write + Send>,
     ) -> Result<Self, MachineError> {
-        let measures = Measures::choose(config.quirks, config.tick, &config.kernel);
+        let measures = config.measures.clone();
         let (vm, memory) = build::create_vm(kvm, config.memory_mib, measures.as_ref())?;
         let (notifier, events) = Notifier::channel();
 
@@ -93,7 +93,7 @@ impl Machine {
         }
         let mut mmio = Bus::new();
         let (pci, watching) =
-            pci_devices::attach(config, &vm, &memory, &mut ports, &mut mmio, &notifier)?;
+            pci_devices::attach(devices, &vm, &memory, &mut ports, &mut mmio, &notifier)?;
         let buses = Buses {
             ports: Arc::new(ports),
             mmio: Arc::new(mmio),

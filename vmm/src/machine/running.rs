@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 
 use kvm_ioctls::VmFd;
 
+use crate::confinement::{ThreadKind, enter_thread};
 use crate::devices::power::Power;
 use crate::events::{Event, Notifier};
 use crate::gate::{Gate, Order};
@@ -42,6 +43,7 @@ impl Cpus {
         std::thread::Builder::new()
             .name("heartbeat".to_owned())
             .spawn(move || {
+                enter_thread(ThreadKind::Device);
                 while self.gate.order() != Order::Stop {
                     std::thread::sleep(HEARTBEAT);
                     self.kick();
@@ -79,8 +81,9 @@ impl Running {
         self.notifier.clone()
     }
 
-    /// Waits for what ends the machine, then takes it apart: when this returns no thread
-    /// of it runs and its files and sockets are closed.
+    /// Waits for what ends the machine, then takes it apart: when this returns no vCPU and
+    /// no virtqueue's thread runs, and no device touches the guest's memory any more. What
+    /// the devices have open stays so, for the machine's next start.
     pub fn wait(self) -> Event {
         let event = self
             .events

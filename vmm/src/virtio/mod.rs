@@ -20,6 +20,7 @@ pub mod chain;
 mod common_config;
 mod device;
 mod interrupt;
+mod kept;
 mod log_budget;
 mod pci_function;
 pub mod worker;
@@ -39,6 +40,7 @@ pub use device::{
     VIRTIO_F_INDIRECT_DESC, VIRTIO_F_VERSION_1, VirtioDevice, copy_config,
 };
 pub use interrupt::Interrupt;
+pub use kept::KeptDevice;
 pub use log_budget::LogBudget;
 pub use net::{MacAddress, TapNet};
 pub use pci_function::{BAR_SIZE, VirtioPciFunction};

@@ -12,6 +12,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::interrupt::Interrupt;
 use super::log_budget::LogBudget;
+use crate::confinement::{ThreadKind, enter_thread};
 use crate::memory::GuestMemory;
 
 const STOP: u64 = u64::MAX;
@@ -107,6 +108,7 @@ impl Worker {
         let thread = std::thread::Builder::new()
             .name(name.to_owned())
             .spawn(move || {
+                enter_thread(ThreadKind::Device);
                 if let Err(error) = serve(&mut service, &events) {
                     if COMPLAINTS.allows() {
                         let cause = std::error::Error::source(&error).map(ToString::to_string);

@@ -60,7 +60,7 @@ impl Measures {
     pub fn choose(
         option: QuirksOption,
         tick: TickOption,
-        kernel: &std::path::Path,
+        kernel: &crate::boot::ImageFile,
     ) -> Option<Self> {
         let wanted = match option {
             QuirksOption::Auto => needed(&host_cpuinfo()),

@@ -6,16 +6,16 @@
 //! often as the guest asks for but never more often than a limit. The guest is told to
 //! keep time by the ticks it gets, so its time runs slow by the same factor.
 
-use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use vmm_sys_util::eventfd::EventFd;
 
-use crate::boot::read_at_most;
+use crate::boot::ImageFile;
 use crate::boot::unpack::{Packing, unpack};
 use crate::bus::BusDevice;
+use crate::confinement::{ThreadKind, enter_thread};
 use crate::options::TickOption;
 
 /// First port of the 8254.
@@ -57,12 +57,12 @@ impl Tick {
     /// A kernel that carries its configuration is taken at its word. Otherwise a bzImage
     /// is taken for a distribution's (250 ticks) and an ELF file for one that was built
     /// for such a host (100 ticks).
-    pub fn choose(option: TickOption, kernel: &Path) -> Self {
+    pub fn choose(option: TickOption, kernel: &ImageFile) -> Self {
         match option {
             TickOption::Kvm => Self::Kvm,
             TickOption::AtMost(hz) => Self::AtMost(hz),
             TickOption::Auto => {
-                let image = read_at_most(kernel, KERNEL_MAX).ok().flatten();
+                let image = kernel.read_at_most(KERNEL_MAX).ok().flatten();
                 let image = image.unwrap_or_default();
                 let slow = match configured_rate(&image) {
                     Some(hz) => hz > AFFORDABLE,
@@ -179,7 +179,10 @@ impl Pit {
         let shared = Arc::downgrade(&rate);
         std::thread::Builder::new()
             .name("tick".to_owned())
-            .spawn(move || tick(&line, limit, &shared))?;
+            .spawn(move || {
+                enter_thread(ThreadKind::Device);
+                tick(&line, limit, &shared);
+            })?;
         Ok(Self {
             counters: Default::default(),
             rate,

@@ -3,12 +3,13 @@
 
 use super::*;
 use std::io::Write;
+use std::path::Path;
 
 fn chosen(image: &[u8]) -> Tick {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("kernel");
     std::fs::write(&path, image).unwrap();
-    Tick::choose(TickOption::Auto, &path)
+    Tick::choose(TickOption::Auto, &ImageFile::open(&path).unwrap())
 }
 
 fn with_config(hz: u32) -> Vec<u8> {
@@ -34,7 +35,7 @@ fn a_kernels_own_configuration_decides() {
 fn without_it_the_kind_of_file_decides() {
     assert_eq!(chosen(b"\x7fELF"), Tick::Kvm);
     assert_eq!(chosen(b"MZ bzImage"), Tick::AtMost(SLOW));
-    let any = Path::new("/nonexistent");
+    let any = &ImageFile::open(Path::new("/dev/null")).unwrap();
     assert_eq!(Tick::choose(TickOption::AtMost(7), any), Tick::AtMost(7));
 }
 

@@ -10,6 +10,7 @@
 mod server;
 
 use std::io;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -71,12 +72,25 @@ pub struct VhostUserBlock {
 }
 
 impl VhostUserBlock {
-    /// Connects to the server's socket at `path` and asks what it offers.
-    pub fn connect(path: &Path) -> Result<Self, DeviceError> {
-        Self::connect_within(path, PATIENCE)
+    #[cfg(test)]
+    fn connect_within(path: &Path, patience: Duration) -> Result<Self, DeviceError> {
+        let socket = UnixStream::connect(path).map_err(|source| DeviceError::Open {
+            path: path.to_owned(),
+            source,
+        })?;
+        Self::over_within(path, socket, patience)
     }
 
-    fn connect_within(path: &Path, patience: Duration) -> Result<Self, DeviceError> {
+    /// Asks the server at the other end of `socket` what it offers; it was reached at `path`.
+    pub fn over(path: &Path, socket: UnixStream) -> Result<Self, DeviceError> {
+        Self::over_within(path, socket, PATIENCE)
+    }
+
+    fn over_within(
+        path: &Path,
+        socket: UnixStream,
+        patience: Duration,
+    ) -> Result<Self, DeviceError> {
         let step = |step| {
             move |source| DeviceError::Backend {
                 path: path.to_owned(),
@@ -88,11 +102,12 @@ impl VhostUserBlock {
             path: path.to_owned(),
             feature,
         };
-        let mut server =
-            Server::connect(path, MAX_QUEUES, patience).map_err(|source| DeviceError::Open {
+        let mut server = Server::new(path, socket, MAX_QUEUES, patience).map_err(|source| {
+            DeviceError::Open {
                 path: path.to_owned(),
                 source,
-            })?;
+            }
+        })?;
 
         server
             .ask(|frontend| frontend.set_owner())

@@ -45,10 +45,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Server {
-    /// Connects to the socket at `path`. A server that leaves a question unanswered for as
+    /// Talks over `socket`, connected to `path`. A server that leaves a question unanswered for as
     /// long as `patience` is given up; there are at most `queues` queues.
-    pub(super) fn connect(path: &Path, queues: u16, patience: Duration) -> io::Result<Self> {
-        let socket = UnixStream::connect(path)?;
+    pub(super) fn new(
+        path: &Path,
+        socket: UnixStream,
+        queues: u16,
+        patience: Duration,
+    ) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             deadline: Mutex::new(TimerFd::new().map_err(from_errno)?),
             lost: EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?,

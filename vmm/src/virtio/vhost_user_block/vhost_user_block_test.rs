@@ -173,7 +173,7 @@ fn sector_in(memory: &GuestMemory) -> [u8; 512] {
 #[test]
 fn a_server_serves_both_queues_over_resets_until_it_goes_away() {
     let mut server = Server::new(everything());
-    let mut disk = VhostUserBlock::connect(&server.path()).unwrap();
+    let mut disk = VhostUserBlock::connect_within(&server.path(), PATIENCE).unwrap();
     assert_eq!(disk.size(), 64 * 512);
     assert_eq!(
         disk.queue_sizes().len(),
@@ -229,11 +229,13 @@ fn a_server_serves_both_queues_over_resets_until_it_goes_away() {
 #[test]
 fn a_server_that_cannot_be_used_is_refused_with_a_reason() {
     let mut server = Server::new(VhostUserProtocolFeatures::MQ);
-    let error = VhostUserBlock::connect(&server.path()).err().unwrap();
+    let error = VhostUserBlock::connect_within(&server.path(), PATIENCE)
+        .err()
+        .unwrap();
     assert!(matches!(error, DeviceError::BackendLacks { .. }), "{error}");
     assert!(error.remedy().contains("vhost-user-blk"));
     server.end();
-    let error = VhostUserBlock::connect(Path::new("/nonexistent/disk")).err();
+    let error = VhostUserBlock::connect_within(Path::new("/nonexistent/disk"), PATIENCE).err();
     assert!(matches!(error, Some(DeviceError::Open { .. })));
 }
 
@@ -253,7 +255,7 @@ fn a_server_that_does_not_answer_is_given_up() {
     drop(silent.join().unwrap());
 
     let server = Server::new(everything());
-    let mut disk = VhostUserBlock::connect(&server.path()).unwrap();
+    let mut disk = VhostUserBlock::connect_within(&server.path(), PATIENCE).unwrap();
     let lost = disk.lost().unwrap();
     disk.server.patience = Duration::from_millis(50);
     let answer = disk.server.ask(|frontend| {
