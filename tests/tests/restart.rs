@@ -239,6 +239,8 @@ fn any_other_restart_reads_all() {
 /// Guards what is taken for the check of a clean file system, which an initramfs makes before any
 /// write can be marked: real checks write so many sectors, and there, and say when.
 fn a_check_writes_what_it_is_known_to() {
+    // Its devices are none of the other cases'.
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let lab = Lab::new();
     for options in [
         &["-b", "4096"][..],

@@ -6,19 +6,14 @@
 //! kernel, then there was no room for any other write.
 
 use std::ops::Range;
-use std::path::Path;
 use std::sync::Arc;
 
 use super::device::{Device, node_of};
 use crate::disk::Disk;
-use crate::inventory::sysfs_text;
 use crate::stillness::sectors_written;
 use crate::used::DiskSource;
 use crate::used::ext::{CheckWrites, writes_of_a_check};
 use crate::used::volume::Volume;
-
-/// A check writes a superblock and a journal's first block.
-const MOST_REQUESTS: u64 = 2;
 
 /// Where the `total` sectors were written that the kernel counted so far, if all that wrote them
 /// were checks of clean file systems.
@@ -36,7 +31,7 @@ pub(super) fn places(device: &Device, total: u64) -> Option<Vec<Range<u64>>> {
         let (start, length) = (part.bytes.start, part.bytes.end - part.bytes.start);
         let volume = Volume::part(&whole, start, length).ok()?;
         let check = writes_of_a_check(&volume).ok()?;
-        if !explains(&check, sectors, requests(&part.sysfs)?, boot) {
+        if !explains(&check, sectors, boot) {
             return None;
         }
         known += sectors;
@@ -47,14 +42,8 @@ pub(super) fn places(device: &Device, total: u64) -> Option<Vec<Range<u64>>> {
     (known == total && device.sectors_written() == Some(total)).then_some(places)
 }
 
-fn explains(check: &CheckWrites, sectors: u64, requests: u64, boot: u64) -> bool {
-    check.written >= boot && check.sectors.contains(&sectors) && requests <= MOST_REQUESTS
-}
-
-/// Writes that were completed: the fifth number of `stat`.
-fn requests(sysfs: &Path) -> Option<u64> {
-    let stat = sysfs_text(&sysfs.join("stat"))?;
-    stat.split_whitespace().nth(4)?.parse().ok()
+fn explains(check: &CheckWrites, sectors: u64, boot: u64) -> bool {
+    check.written >= boot && check.sectors.contains(&sectors)
 }
 
 /// When the kernel was started, in seconds since 1970 (proc_stat(5)).
@@ -74,11 +63,11 @@ mod tests {
         let check = CheckWrites {
             written: 1000,
             places: Vec::new(),
-            sectors: [10, 16],
+            sectors: vec![10, 16],
         };
-        assert!(explains(&check, 10, 2, 1000) && explains(&check, 16, 2, 900));
-        for (sectors, requests, boot) in [(9, 2, 900), (18, 2, 900), (10, 3, 900), (10, 2, 1001)] {
-            assert!(!explains(&check, sectors, requests, boot));
+        assert!(explains(&check, 10, 1000) && explains(&check, 16, 900));
+        for (sectors, boot) in [(9, 900), (18, 900), (10, 1001)] {
+            assert!(!explains(&check, sectors, boot));
         }
     }
 }

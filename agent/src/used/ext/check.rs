@@ -1,7 +1,7 @@
 //! What e2fsck writes to a file system that it finds clean: an initramfs has it look at the root
 //! before anything else runs.
 //!
-//! It is the superblock, with the time, and the first block of the journal, both whatever it finds
+//! It is the superblock, with the time, and mostly the first block of the journal
 //! (`e2fsck_check_ext3_journal`, `ext2fs_flush` of e2fsprogs).
 
 use super::super::volume::Volume;
@@ -20,8 +20,8 @@ pub struct CheckWrites {
     /// Where it writes: bytes from the file system's start.
     pub places: Vec<(u64, u64)>,
     /// How many sectors of 512 bytes that may be: the kernel writes the superblock alone, or the
-    /// page that it lies in.
-    pub sectors: [u64; 2],
+    /// page that it lies in, and the journal's block, its page, or nothing there.
+    pub sectors: Vec<u64>,
 }
 
 /// What a check of the file system in `volume` would write, or did.
@@ -35,7 +35,7 @@ pub fn writes_of_a_check(volume: &Volume<'_>) -> Seen<CheckWrites> {
     let block = superblock.block;
     let page = block.max(4096);
     let mut places = vec![(0, page.max(2048))];
-    let mut sectors = [1024, page].map(|bytes| bytes / 512);
+    let mut sectors = vec![1024 / 512, page / 512];
     if le32(&bytes, 0x5c) & HAS_JOURNAL != 0 {
         let journal = first_block(&bytes)
             .filter(|journal| *journal > 0 && *journal < superblock.blocks)
@@ -44,8 +44,7 @@ pub fn writes_of_a_check(volume: &Volume<'_>) -> Seen<CheckWrites> {
             ))?;
         let start = journal * block;
         places.push((start / 4096 * 4096, (start + block).next_multiple_of(4096)));
-        sectors[0] += block / 512;
-        sectors[1] += page / 512;
+        sectors.extend([1024 + block, page * 2].map(|bytes| bytes / 512));
     }
     let high = bytes.get(0x274).copied().unwrap_or(0);
     Ok(CheckWrites {
