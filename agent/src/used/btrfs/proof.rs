@@ -127,7 +127,9 @@ impl Proof<'_> {
         let start = key.offset;
         let length = (item.len() / SUM) as u64 * self.s.sector;
         let end = start.checked_add(length).ok_or_else(senseless)?;
-        let sane = item.len() % SUM == 0 && start % self.s.sector == 0 && length <= LONGEST;
+        let sane = item.len().is_multiple_of(SUM)
+            && start.is_multiple_of(self.s.sector)
+            && length <= LONGEST;
         if !sane || start < self.last {
             return Err(senseless());
         }
@@ -155,7 +157,7 @@ impl Proof<'_> {
         let sums = mem::take(&mut self.sums);
         let reached = self.reached.take();
         self.next += 1;
-        let whole = (end - start) % self.s.sector == 0 && reached == Some(end);
+        let whole = (end - start).is_multiple_of(self.s.sector) && reached == Some(end);
         if whole && generation <= self.s.generation {
             let mut hasher = blake3::Hasher::new();
             hasher.update(&self.s.uuid);
