@@ -6,7 +6,7 @@
 //! is: what no clue covers, and every disk of which there is doubt (another file system, one that
 //! went back in time, another base than the cache holds, a damaged file).
 //!
-//! It is kept in a [file](super::file): facts, and the clue of each span.
+//! It is kept in a file as `file` describes: facts, and the clue of each span.
 
 use std::io;
 use std::path::{Path, PathBuf};

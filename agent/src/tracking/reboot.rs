@@ -7,7 +7,7 @@
 //!    file's own blocks on its disk, as a swap file's do; that is why only ext2/3/4 and XFS do.
 //! 3. When the server is up again, before anything mounts for writing, [`resume`] starts probes.
 //!    It does so only while the kernel counts no write to the disk at all, or none but those of
-//!    [checks](super::checked) of clean file systems: then what was kept is all that happened. The next run finds a probe whose number follows from what was kept.
+//!    checks (`checked`) of clean file systems: then what was kept is all that happened. The next run finds a probe whose number follows from what was kept.
 //!
 //! Without 2 or 3, after a crash for instance, the numbers do not fit, and all is read. What the
 //! kernel itself writes after step 2, with nobody left to see it, are the descriptions of RAID

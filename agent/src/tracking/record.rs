@@ -1,7 +1,5 @@
-//! What is kept of a disk's tracking between runs, in a [file] of the agent's directory: facts, and
-//! words that are not 0, each as its number (4 bytes) and 64 grains (8).
-//!
-//! [file]: super::file
+//! What is kept of a disk's tracking between runs, in a file of the agent's directory, as `file`
+//! describes: facts, and words that are not 0, each as its number (4 bytes) and 64 grains (8).
 
 use std::io;
 use std::path::Path;
