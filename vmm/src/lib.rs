@@ -9,7 +9,8 @@
 //!   [`control`] socket; [`probe`] looks at the host, [`manual`] writes the manual page.
 //! - [`machine`] puts a machine together: [`memory`], vCPUs ([`vcpu`], [`cpuid`], [`gate`]),
 //!   the board's [`devices`], the [`pci`] bus with its [`virtio`] devices
-//!   ([`pci_devices`]).
+//!   ([`pci_devices`]). [`disk`] is where a disk's blocks are, whatever controller shows
+//!   it; [`buffers`] is the way into guest memory.
 //! - [`boot`] loads kernel and initramfs; [`acpi`] and [`smbios`] describe the machine.
 //! - [`without_vtx`] holds all measures for KVM on CPUs without VT-x or AMD-V. Everything
 //!   else knows only ordinary hosts.
@@ -23,11 +24,13 @@
 
 pub mod acpi;
 pub mod boot;
+pub mod buffers;
 pub mod bus;
 pub mod cli;
 pub mod control;
 pub mod cpuid;
 pub mod devices;
+pub mod disk;
 pub mod error;
 pub mod events;
 pub mod gate;

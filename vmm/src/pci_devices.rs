@@ -6,14 +6,13 @@ use kvm_ioctls::VmFd;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::bus::{Bus, BusError};
+use crate::disk::{Disk, DiskError};
 use crate::events::{Event, Notifier};
 use crate::machine::Config;
 use crate::memory::{GuestMemory, PCI_MMIO_LEN, PCI_MMIO_START};
 use crate::options::{DiskOption, DiskSource, NetOption};
 use crate::pci::{PciError, PciRoot};
-use crate::virtio::{
-    BlockOptions, DeviceError, RawBlock, Rng, TapNet, VhostUserBlock, VirtioDevice,
-};
+use crate::virtio::{DeviceError, Rng, TapNet, VhostUserBlock, VirtioBlock, VirtioDevice};
 use crate::watches::{Watches, Watching};
 
 /// The configuration ports and their number.
@@ -25,6 +24,9 @@ pub enum AttachError {
     /// The device itself.
     #[error(transparent)]
     Device(#[from] DeviceError),
+    /// A disk.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
     /// The bus.
     #[error(transparent)]
     Pci(#[from] PciError),
@@ -41,6 +43,7 @@ impl AttachError {
     pub fn remedy(&self) -> String {
         match self {
             Self::Device(error) => error.remedy(),
+            Self::Disk(error) => error.remedy(),
             Self::Pci(PciError::Full) => "give fewer disks and network cards".to_owned(),
             Self::Pci(PciError::Interrupts(_)) | Self::System(_) => {
                 "raise the limit on open files (ulimit -n)".to_owned()
@@ -82,12 +85,9 @@ pub fn attach(
 fn disk(option: &DiskOption, watches: &mut Watches) -> Result<Box<dyn VirtioDevice>, AttachError> {
     match &option.source {
         DiskSource::File { path, readonly } => {
-            let options = BlockOptions {
-                read_only: *readonly,
-                serial: option.serial.clone().unwrap_or_default(),
-                ..Default::default()
-            };
-            Ok(Box::new(RawBlock::open(path, &options)?))
+            let serial = option.serial.as_deref().unwrap_or_default();
+            let disk = Disk::open_raw(path, *readonly)?;
+            Ok(Box::new(VirtioBlock::new(disk, serial, 1)))
         }
         DiskSource::VhostUser { socket } => {
             if option.serial.is_some() {
