@@ -10,7 +10,8 @@
 //! - [`confinement`] takes this process's rights away before the guest runs.
 //! - [`machine`] puts a machine together: [`memory`], vCPUs ([`vcpu`], [`cpuid`], [`gate`]),
 //!   the board's [`devices`], the [`pci`] bus with its [`virtio`] devices
-//!   ([`pci_devices`]).
+//!   ([`pci_devices`]). [`disk`] is where a disk's blocks are, whatever controller shows
+//!   it; [`buffers`] is the way into guest memory.
 //! - [`boot`] loads kernel and initramfs; [`acpi`] and [`smbios`] describe the machine.
 //! - [`without_vtx`] holds all measures for KVM on CPUs without VT-x or AMD-V. Everything
 //!   else knows only ordinary hosts.
@@ -25,11 +26,13 @@
 pub mod acpi;
 pub mod api;
 pub mod boot;
+pub mod buffers;
 pub mod bus;
 pub mod cli;
 pub mod confinement;
 pub mod cpuid;
 pub mod devices;
+pub mod disk;
 pub mod error;
 pub mod events;
 pub mod gate;

@@ -8,12 +8,13 @@ use kvm_ioctls::VmFd;
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::bus::{Bus, BusError};
+use crate::disk::{Disk, DiskError};
 use crate::events::{Event, Notifier};
 use crate::machine::Config;
 use crate::memory::{GuestMemory, PCI_MMIO_LEN, PCI_MMIO_START};
 use crate::options::{DiskOption, DiskSource, NetOption};
 use crate::pci::{PciError, PciRoot};
-use crate::virtio::{BlockOptions, DeviceError, KeptDevice, RawBlock, Rng, TapNet, VhostUserBlock};
+use crate::virtio::{DeviceError, KeptDevice, Rng, TapNet, VhostUserBlock, VirtioBlock};
 use crate::watches::{Watches, Watching};
 
 /// The configuration ports and their number.
@@ -25,6 +26,9 @@ pub enum AttachError {
     /// The device itself.
     #[error(transparent)]
     Device(#[from] DeviceError),
+    /// A disk.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
     /// The bus.
     #[error(transparent)]
     Pci(#[from] PciError),
@@ -41,6 +45,7 @@ impl AttachError {
     pub fn remedy(&self) -> String {
         match self {
             Self::Device(error) => error.remedy(),
+            Self::Disk(error) => error.remedy(),
             Self::Pci(PciError::Full) => "give fewer disks and network cards".to_owned(),
             Self::Pci(PciError::Interrupts(_)) | Self::System(_) => {
                 "raise the limit on open files (ulimit -n)".to_owned()
@@ -128,13 +133,11 @@ pub fn attach(
 fn disk(option: &DiskOption) -> Result<OpenDevice, AttachError> {
     match &option.source {
         DiskSource::File { path, readonly } => {
-            let options = BlockOptions {
-                read_only: *readonly,
-                serial: option.serial.clone().unwrap_or_default(),
-                ..Default::default()
-            };
-            let disk = RawBlock::open(path, &options)?;
-            Ok(OpenDevice::Ready(KeptDevice::new(disk)))
+            let serial = option.serial.as_deref().unwrap_or_default();
+            let disk = Disk::open_raw(path, *readonly)?;
+            Ok(OpenDevice::Ready(KeptDevice::new(VirtioBlock::new(
+                disk, serial, 1,
+            ))))
         }
         DiskSource::VhostUser { socket } => {
             if option.serial.is_some() {

@@ -83,7 +83,7 @@ pub enum ActivateError {
 /// Why a device could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum DeviceError {
-    /// A file, socket or interface could not be opened.
+    /// A socket or interface could not be opened.
     #[error("cannot open {}", path.display())]
     Open {
         /// Its path or name.
@@ -91,18 +91,6 @@ pub enum DeviceError {
         /// The system's reason.
         #[source]
         source: io::Error,
-    },
-    /// The disk is in use.
-    #[error("{} is used by another process", path.display())]
-    InUse {
-        /// The disk's path.
-        path: PathBuf,
-    },
-    /// The disk holds not even one sector.
-    #[error("{} is smaller than a sector of 512 bytes", path.display())]
-    Empty {
-        /// The disk's path.
-        path: PathBuf,
     },
     /// There is no such network interface.
     #[error("there is no tap interface {name}")]
@@ -152,11 +140,6 @@ impl DeviceError {
             Self::Open { path, .. } => {
                 format!("check that {} exists and may be opened", path.display())
             }
-            Self::InUse { path } => format!(
-                "stop the process that uses {} (`fuser {0}` names it) or use a copy",
-                path.display()
-            ),
-            Self::Empty { path } => format!("check that {} is the disk image", path.display()),
             Self::NoTap { name } => format!("make it: ip tuntap add dev {name} mode tap"),
             Self::Tap { name, source, .. } if source.raw_os_error() == Some(libc::EBUSY) => {
                 format!("stop the other virtual machine that uses {name}")

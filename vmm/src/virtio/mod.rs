@@ -7,7 +7,7 @@
 //!   and status machine without any I/O, [`Interrupt`] the way back to the guest.
 //! - [`chain`] turns a descriptor chain into checked slices of guest memory, [`worker`] is
 //!   the thread a device works on.
-//! - The devices: [`RawBlock`], [`VhostUserBlock`], [`TapNet`], [`Rng`].
+//! - The devices: [`VirtioBlock`], [`VhostUserBlock`], [`TapNet`], [`Rng`].
 //!
 //! Invariants:
 //! - What the guest writes is never trusted: a descriptor outside RAM, a chain that loops, a
@@ -33,7 +33,7 @@ pub mod vhost_user_block;
 #[cfg(test)]
 pub(crate) mod fake_driver;
 
-pub use block::{BlockOptions, RawBlock};
+pub use block::VirtioBlock;
 pub use common_config::{CommonConfig, Effect};
 pub use device::{
     ActivateError, Activation, ActiveQueue, DeviceError, DeviceKind, VIRTIO_F_EVENT_IDX,

@@ -13,7 +13,7 @@ use crate::bus::BusDevice;
 use crate::pci::PciRoot;
 use crate::pci::test_double::Recorder;
 use crate::virtio::fake_driver::{FakeQueue, ram, wait};
-use crate::virtio::{BlockOptions, RawBlock, Rng, VIRTIO_F_VERSION_1};
+use crate::virtio::{Rng, VIRTIO_F_VERSION_1, VirtioBlock};
 
 struct Machine {
     root: PciRoot,
@@ -95,7 +95,8 @@ fn image() -> tempfile::NamedTempFile {
 fn with_disk() -> (Machine, tempfile::NamedTempFile) {
     let mut machine = Machine::new();
     let file = image();
-    let disk = RawBlock::open(file.path(), &BlockOptions::default()).unwrap();
+    let disk = crate::disk::Disk::open_raw(file.path(), false).unwrap();
+    let disk = VirtioBlock::new(disk, "", 1);
     let slot = machine
         .root
         .add(Box::new(disk), machine.memory.clone())

@@ -2,6 +2,8 @@
 //! happens to nothing.
 #![allow(clippy::unwrap_used)]
 
+use std::os::unix::fs::FileExt;
+
 use super::*;
 use crate::virtio::fake_driver::{Bench, FakeQueue, ram};
 use proptest::prelude::*;
@@ -25,24 +27,20 @@ fn image(sectors: u64) -> NamedTempFile {
     file
 }
 
-fn open(file: &NamedTempFile, read_only: bool) -> RawBlock {
-    let options = BlockOptions {
-        read_only,
-        serial: "disk-with-a-long-serial-number".into(),
-        queues: 1,
-    };
-    RawBlock::open(file.path(), &options).unwrap()
+fn open(file: &NamedTempFile, read_only: bool) -> VirtioBlock {
+    let disk = Disk::open_raw(file.path(), read_only).unwrap();
+    VirtioBlock::new(disk, "disk-with-a-long-serial-number", 1)
 }
 
 struct Guest {
     memory: GuestMemory,
     bench: Bench,
     ring: FakeQueue,
-    disk: RawBlock,
+    disk: VirtioBlock,
 }
 
 impl Guest {
-    fn new(disk: RawBlock) -> Self {
+    fn new(disk: VirtioBlock) -> Self {
         let memory = ram();
         let bench = Bench::new(&memory, 1);
         let ring = FakeQueue::new(&memory, 0x1000, 16);
@@ -192,19 +190,6 @@ fn a_reset_stops_the_device_and_it_starts_again() {
 }
 
 #[test]
-fn one_virtual_machine_at_a_time_writes_a_disk() {
-    let file = image(4);
-    let first = open(&file, false);
-    let second = RawBlock::open(file.path(), &BlockOptions::default());
-    assert!(matches!(second, Err(DeviceError::InUse { .. })));
-    drop(first);
-    open(&file, true);
-    let empty = NamedTempFile::new().unwrap();
-    let error = RawBlock::open(empty.path(), &BlockOptions::default()).err();
-    assert!(matches!(error, Some(DeviceError::Empty { .. })));
-}
-
-#[test]
 fn a_driver_that_breaks_its_ring_is_asked_to_reset() {
     let file = image(4);
     let guest = Guest::new(open(&file, false));
@@ -297,7 +282,7 @@ proptest! {
         let mut served = 0;
         while let Some(chain) = queue.iter(&memory).unwrap().next() {
             let head = chain.head_index();
-            let len = request::serve(&disk.disk, false, &memory, chain);
+            let len = request::serve(&disk.target, false, &memory, chain);
             queue.add_used(&memory, head, len).unwrap();
             served += 1;
         }

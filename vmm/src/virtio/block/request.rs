@@ -1,13 +1,13 @@
 //! One request to a block device (section 5.2.6).
 
-use std::io;
-
 use virtio_queue::DescriptorChain;
 
-use super::{Disk, SECTOR};
+use super::Target;
+use crate::buffers::Buffers;
+use crate::disk::{AccessError, Disk};
 use crate::memory::GuestMemory;
 use crate::virtio::LogBudget;
-use crate::virtio::chain::{Buffers, split};
+use crate::virtio::chain::split;
 
 const IN: u32 = 0;
 const OUT: u32 = 1;
@@ -36,19 +36,19 @@ static FAILURES: LogBudget = LogBudget::new();
 enum Failure {
     Unsupported,
     Invalid(&'static str),
-    Io(io::Error),
+    Refused(AccessError),
 }
 
-impl From<io::Error> for Failure {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
+impl From<AccessError> for Failure {
+    fn from(error: AccessError) -> Self {
+        Self::Refused(error)
     }
 }
 
 /// Does the request in `chain` and returns the bytes written into it, 0 for a chain that
 /// has no room for a status.
 pub(super) fn serve(
-    disk: &Disk,
+    target: &Target,
     write_through: bool,
     memory: &GuestMemory,
     chain: DescriptorChain<&GuestMemory>,
@@ -70,11 +70,9 @@ pub(super) fn serve(
         return 0;
     }
     let data_len = writable.len() as u32;
-    let result = perform(disk, readable, writable);
+    let result = perform(target, readable, writable);
     let result = match result {
-        Ok(Done::Wrote) if write_through => {
-            disk.file.sync_data().map_err(Failure::from).map(|()| 0)
-        }
+        Ok(Done::Wrote) if write_through => target.disk.flush().map_err(Failure::from).map(|()| 0),
         Ok(Done::Wrote) => Ok(0),
         Ok(Done::Filled) => Ok(data_len),
         Err(failure) => Err(failure),
@@ -88,9 +86,16 @@ pub(super) fn serve(
             }
             (IO_ERROR, 0)
         }
-        Err(Failure::Io(error)) => {
+        Err(Failure::Refused(reason)) if !matches!(reason, AccessError::Io(_)) => {
+            if COMPLAINTS.allows() {
+                tracing::warn!(%reason, "a block driver sent an invalid request");
+            }
+            (IO_ERROR, 0)
+        }
+        Err(Failure::Refused(error)) => {
             if FAILURES.allows() {
-                tracing::error!(%error, "disk I/O failed");
+                let cause = std::error::Error::source(&error).map(ToString::to_string);
+                tracing::error!(%error, cause, "a request failed");
             }
             (IO_ERROR, 0)
         }
@@ -105,7 +110,7 @@ enum Done {
 }
 
 fn perform(
-    disk: &Disk,
+    target: &Target,
     mut readable: Buffers<'_>,
     mut writable: Buffers<'_>,
 ) -> Result<Done, Failure> {
@@ -113,32 +118,29 @@ fn perform(
     if !readable.read_into(&mut header) {
         return Err(Failure::Invalid("no header"));
     }
+    let disk = &target.disk;
     let kind = le_u32(&header[..4]);
     let sector = le_u64(&header[8..]);
     match kind {
         IN => {
-            let offset = disk.extent(sector, writable.len() as u64)?;
-            writable.fill_from(&disk.file, offset)?;
+            disk.read(sector, &mut writable)?;
             Ok(Done::Filled)
         }
         OUT => {
-            disk.check_writable()?;
-            let offset = disk.extent(sector, readable.len() as u64)?;
-            readable.drain_to(&disk.file, offset)?;
+            disk.write(sector, &mut readable)?;
             Ok(Done::Wrote)
         }
         FLUSH => {
-            disk.file.sync_data()?;
+            disk.flush()?;
             Ok(Done::Filled)
         }
         GET_ID => {
-            if !writable.write_all(&disk.serial) {
+            if !writable.write_all(&target.serial) {
                 return Err(Failure::Invalid("no room for the serial number"));
             }
             Ok(Done::Filled)
         }
         DISCARD | WRITE_ZEROES => {
-            disk.check_writable()?;
             each_range(disk, kind, readable)?;
             Ok(Done::Wrote)
         }
@@ -163,39 +165,14 @@ fn each_range(disk: &Disk, kind: u32, mut readable: Buffers<'_>) -> Result<(), F
         if sectors > MAX_RANGE_SECTORS {
             return Err(Failure::Invalid("a range that is too long"));
         }
-        let len = u64::from(sectors) * SECTOR;
-        let offset = disk.extent(le_u64(&range[..8]), len)?;
-        if len == 0 {
-            continue;
-        }
+        let (sector, sectors) = (le_u64(&range[..8]), u64::from(sectors));
         if kind == DISCARD {
-            disk.discard(offset, len)?;
+            disk.discard(sector, sectors)?;
         } else {
-            disk.write_zeroes(offset, len, unmap)?;
+            disk.write_zeroes(sector, sectors, unmap)?;
         }
     }
     Ok(())
-}
-
-impl Disk {
-    /// Checks that `len` bytes from `sector` on lie on the disk; returns their offset.
-    fn extent(&self, sector: u64, len: u64) -> Result<u64, Failure> {
-        if !len.is_multiple_of(SECTOR) {
-            return Err(Failure::Invalid("a length that is no multiple of a sector"));
-        }
-        sector
-            .checked_mul(SECTOR)
-            .filter(|offset| offset.checked_add(len).is_some_and(|end| end <= self.size))
-            .ok_or(Failure::Invalid("sectors beyond the end of the disk"))
-    }
-
-    fn check_writable(&self) -> Result<(), Failure> {
-        if self.read_only {
-            Err(Failure::Invalid("a write to a read-only disk"))
-        } else {
-            Ok(())
-        }
-    }
 }
 
 fn le_u32(bytes: &[u8]) -> u32 {

@@ -5,9 +5,10 @@ use std::io::{self, Read};
 
 use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
 
+use crate::buffers::Buffers;
 use crate::memory::GuestMemory;
 use crate::virtio::LogBudget;
-use crate::virtio::chain::{Buffers, split};
+use crate::virtio::chain::split;
 use crate::virtio::worker::ServiceError;
 
 /// Length of `struct virtio_net_hdr_v1`.

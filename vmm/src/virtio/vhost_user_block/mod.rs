@@ -180,7 +180,7 @@ impl VhostUserBlock {
     pub fn size(&self) -> u64 {
         let mut sectors = [0; 8];
         sectors.copy_from_slice(&self.config[..8]);
-        u64::from_le_bytes(sectors).saturating_mul(crate::virtio::block::SECTOR)
+        u64::from_le_bytes(sectors).saturating_mul(crate::disk::SECTOR)
     }
 
     fn start(&mut self, activation: &Activation) -> Result<(), ActivateError> {
