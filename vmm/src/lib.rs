@@ -28,6 +28,7 @@ pub mod cli;
 pub mod control;
 pub mod cpuid;
 pub mod devices;
+pub mod disk;
 pub mod error;
 pub mod events;
 pub mod gate;

@@ -1,0 +1,3 @@
+//! What disks are made of.
+
+pub mod qcow2;
