@@ -123,7 +123,7 @@ impl Image {
             path: path.to_owned(),
             source,
         };
-        let file = ImageFile::new(storage, header.geometry);
+        let file = ImageFile::new(storage, header.geometry).map_err(damaged)?;
         let mut tables = Tables::read(&file, header, is_backing).map_err(damaged)?;
         if !read_only {
             let refcounts = structures(&file, header, &tables)

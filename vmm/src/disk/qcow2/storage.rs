@@ -5,7 +5,7 @@ use std::io::{self, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::error::{Damage, Qcow2Error};
 use super::header::Geometry;
@@ -122,6 +122,8 @@ pub(super) fn open_locked(path: &Path, read_only: bool) -> Result<(File, Identit
 /// An image's storage, read and written by clusters and tables.
 pub(super) struct ImageFile {
     storage: Box<dyn Storage>,
+    /// Bytes of the file, as far as known.
+    length: AtomicU64,
     pub(super) geometry: Geometry,
     /// Making data durable failed once. The kernel may have dropped what it could not write,
     /// so that no later success would mean anything.
@@ -129,12 +131,23 @@ pub(super) struct ImageFile {
 }
 
 impl ImageFile {
-    pub(super) fn new(storage: Box<dyn Storage>, geometry: Geometry) -> Self {
-        Self {
+    pub(super) fn new(storage: Box<dyn Storage>, geometry: Geometry) -> io::Result<Self> {
+        Ok(Self {
+            length: AtomicU64::new(storage.size()?),
             storage,
             geometry,
             failed: AtomicBool::new(false),
+        })
+    }
+
+    /// Checks that a cluster that a table points to begins in the file: an entry must not make
+    /// it grow to any size.
+    pub(super) fn check_present(&self, offset: u64) -> Result<(), Damage> {
+        if offset >= self.length.load(Ordering::Relaxed) {
+            let what = "data";
+            return Err(Damage::Beyond { what, offset });
         }
+        Ok(())
     }
 
     /// Reads guest data. A last cluster that the file ends in goes on with zeroes; clusters
@@ -146,10 +159,7 @@ impl ImageFile {
         }
         let last = offset + buffer.len() as u64 - 1;
         let last = last & !(self.geometry.cluster_size() - 1);
-        if last.max(offset) >= self.storage.size()? {
-            let what = "data";
-            return Err(Damage::Beyond { what, offset }.into());
-        }
+        self.check_present(last.max(offset))?;
         buffer[count..].fill(0);
         Ok(())
     }
@@ -183,7 +193,8 @@ impl ImageFile {
         what: &'static str,
     ) -> io::Result<Vec<u64>> {
         let end = offset.checked_add(count as u64 * 8);
-        if end.is_none_or(|end| self.storage.size().is_ok_and(|size| end > size)) {
+        // Before memory is taken for it.
+        if end.is_none_or(|end| end > self.length.load(Ordering::Relaxed)) {
             return Err(Damage::Beyond { what, offset }.into());
         }
         let mut bytes = vec![0; count * 8];
@@ -193,7 +204,10 @@ impl ImageFile {
 
     pub(super) fn write(&self, data: &[u8], offset: u64) -> io::Result<()> {
         self.check()?;
-        self.storage.write_at(data, offset)
+        self.storage.write_at(data, offset)?;
+        let end = offset + data.len() as u64;
+        self.length.fetch_max(end, Ordering::Relaxed);
+        Ok(())
     }
 
     pub(super) fn sync(&self) -> io::Result<()> {

@@ -69,6 +69,7 @@ impl Image {
         }
         let within = at & (size - 1);
         let length = (clusters * size - within).min(data.len() as u64);
+        self.file.check_present(start + (clusters - 1) * size)?;
         tables.check_data(start + within, length)?;
         self.file.write(&data[..length as usize], start + within)?;
         Ok(length as usize)
@@ -135,6 +136,9 @@ impl Image {
                 }
                 _ => (refcounts.allocate(&self.file)?, true),
             };
+            if !is_new {
+                self.file.check_present(host)?;
+            }
             targets.push(Target { old, host, is_new });
         }
         Ok(())
