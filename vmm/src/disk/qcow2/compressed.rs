@@ -14,17 +14,20 @@ const KEPT: usize = 4;
 /// Largest window of zstd, as a base-2 logarithm: no cluster is larger than 2 MiB.
 const ZSTD_WINDOW: u32 = 22;
 
-/// The clusters decompressed last, by the generation of the tables and the offset of their data.
+/// Generation of the tables and offset of the compressed data.
+type Key = (u64, u64);
+
+/// The clusters decompressed last.
 #[derive(Default)]
-pub(super) struct Decompressed(VecDeque<((u64, u64), Arc<[u8]>)>);
+pub(super) struct Decompressed(VecDeque<(Key, Arc<[u8]>)>);
 
 impl Decompressed {
-    pub(super) fn get(&self, key: (u64, u64)) -> Option<Arc<[u8]>> {
+    pub(super) fn get(&self, key: Key) -> Option<Arc<[u8]>> {
         let found = self.0.iter().find(|(at, _)| *at == key)?;
         Some(found.1.clone())
     }
 
-    pub(super) fn keep(&mut self, key: (u64, u64), cluster: Arc<[u8]>) {
+    pub(super) fn keep(&mut self, key: Key, cluster: Arc<[u8]>) {
         if self.0.len() == KEPT {
             self.0.pop_front();
         }

@@ -115,7 +115,7 @@ proptest! {
                 2 => put(&mut bytes, at, tables[other.index(tables.len())] * CLUSTER | 1 << 63),
                 3 => put(&mut bytes, at, number),
                 4 => put(&mut bytes, at, 1 << 62 | number >> 3),
-                5 => put(&mut bytes, at, (number << 9) & 0x00ff_ffff_ffff_fe00 | 1 << 63),
+                5 => put(&mut bytes, at, ((number << 9) & 0x00ff_ffff_ffff_fe00) | (1 << 63)),
                 6 => bytes[20 + (number % 90) as usize] = (number >> 32) as u8,
                 _ => put(&mut bytes, at, 0),
             }
