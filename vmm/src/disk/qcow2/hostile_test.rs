@@ -111,10 +111,10 @@ proptest! {
             let cluster = other.index(bytes.len() / 512) as u64 * CLUSTER;
             match kind {
                 0 => put(&mut bytes, at, cluster),
-                1 => put(&mut bytes, at, cluster | 1 << 63),
-                2 => put(&mut bytes, at, tables[other.index(tables.len())] * CLUSTER | 1 << 63),
+                1 => put(&mut bytes, at, cluster | (1 << 63)),
+                2 => put(&mut bytes, at, (tables[other.index(tables.len())] * CLUSTER) | (1 << 63)),
                 3 => put(&mut bytes, at, number),
-                4 => put(&mut bytes, at, 1 << 62 | number >> 3),
+                4 => put(&mut bytes, at, (1 << 62) | (number >> 3)),
                 5 => put(&mut bytes, at, ((number << 9) & 0x00ff_ffff_ffff_fe00) | (1 << 63)),
                 6 => bytes[20 + (number % 90) as usize] = (number >> 32) as u8,
                 _ => put(&mut bytes, at, 0),
