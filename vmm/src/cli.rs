@@ -101,7 +101,7 @@ pub struct RunArgs {
           value_parser = clap::value_parser!(u8).range(1..=i64::from(crate::machine::MAX_CPUS)))]
     pub cpus: u8,
 
-    /// A disk: `path=FILE[,readonly][,serial=S]` or `vhost-user=SOCKET`
+    /// A disk: `path=FILE[,format=raw|qcow2][,readonly][,serial=S]` or `vhost-user=SOCKET`
     ///
     /// The first one is /dev/vda, the next /dev/vdb, and so on. A vhost-user server decides
     /// itself about serial number and whether its disk can be written.

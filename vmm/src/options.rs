@@ -8,17 +8,20 @@ use std::str::FromStr;
 
 use serde::Serialize;
 
+use crate::disk::Format;
 use crate::virtio::MacAddress;
 
 /// Where a virtual disk's blocks come from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DiskSource {
-    /// A raw image or a block device.
+    /// An image or a block device.
     File {
         /// The file.
         path: PathBuf,
         /// Refuse the guest's writes.
         readonly: bool,
+        /// How the blocks are kept in it; raw unless it is said.
+        format: Option<Format>,
     },
     /// A vhost-user-blk server.
     VhostUser {
@@ -109,6 +112,12 @@ pub enum OptionError {
     /// The tick rate is no number that makes sense.
     #[error("`{0}` is neither auto, kvm nor a rate from 10 to 1000")]
     BadTick(String),
+    /// A format that no disk has here.
+    #[error("`{0}` is no format: a disk is raw or qcow2")]
+    BadFormat(String),
+    /// `format` on a disk whose server decides that.
+    #[error("how a vhost-user disk is kept is its server's decision")]
+    FormatVhost,
     /// `readonly` on a disk whose server decides that.
     #[error("whether a vhost-user disk can be written is its server's decision")]
     ReadonlyVhost,
@@ -132,12 +141,16 @@ impl FromStr for DiskOption {
 
     fn from_str(text: &str) -> Result<Self, OptionError> {
         let (mut path, mut socket, mut serial, mut readonly) = (None, None, None, false);
+        let mut format = None;
         for (key, value) in parts(text) {
             match (key, value) {
                 ("path", v) => path = Some(PathBuf::from(filled(key, v)?)),
                 ("vhost-user", v) => socket = Some(PathBuf::from(filled(key, v)?)),
                 ("serial", v) => serial = Some(filled(key, v)?.to_owned()),
                 ("readonly", None) => readonly = true,
+                ("format", Some("raw")) => format = Some(Format::Raw),
+                ("format", Some("qcow2")) => format = Some(Format::Qcow2),
+                ("format", Some(other)) => return Err(OptionError::BadFormat(other.to_owned())),
                 _ => return Err(OptionError::Unknown(key.to_owned())),
             }
         }
@@ -145,7 +158,12 @@ impl FromStr for DiskOption {
             return Err(OptionError::LongSerial);
         }
         let source = match (path, socket) {
-            (Some(path), None) => DiskSource::File { path, readonly },
+            (Some(path), None) => DiskSource::File {
+                path,
+                readonly,
+                format,
+            },
+            (None, Some(_)) if format.is_some() => return Err(OptionError::FormatVhost),
             (None, Some(_)) if readonly => return Err(OptionError::ReadonlyVhost),
             (None, Some(socket)) => DiskSource::VhostUser { socket },
             _ => return Err(OptionError::Source("path=FILE and vhost-user=SOCKET")),

@@ -11,7 +11,8 @@ fn disks_are_files_or_vhost_user_servers() {
         disk.source,
         DiskSource::File {
             path: "/srv/a.raw".into(),
-            readonly: true
+            readonly: true,
+            format: None,
         }
     );
     let disk: DiskOption = "vhost-user=/run/d.sock".parse().unwrap();
@@ -32,6 +33,9 @@ fn disks_that_mean_nothing_are_refused() {
         "path=a,vhost-user=b",
         "path=a,write",
         "path=a,readonly=no",
+        "path=a,format",
+        "path=a,format=vmdk",
+        "vhost-user=a,format=raw",
         "vhost-user=a,readonly",
         "path=a,serial=123456789012345678901",
     ] {

@@ -132,9 +132,13 @@ pub fn attach(
 
 fn disk(option: &DiskOption) -> Result<OpenDevice, AttachError> {
     match &option.source {
-        DiskSource::File { path, readonly } => {
+        DiskSource::File {
+            path,
+            readonly,
+            format,
+        } => {
             let serial = option.serial.as_deref().unwrap_or_default();
-            let disk = Disk::open_raw(path, *readonly)?;
+            let disk = Disk::open(path, *readonly, *format)?;
             Ok(OpenDevice::Ready(KeptDevice::new(VirtioBlock::new(
                 disk, serial, 1,
             ))))

@@ -23,9 +23,11 @@ mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev 2>/dev/null
 mark=$(head -c 6 /dev/vda)
+echo "image says $(head -c 6 /dev/vdb), $(dd if=/dev/vdb bs=512 skip=100 count=1 2>/dev/null | head -c 4)"
 echo "disk says $mark"
 if [ "$mark" != MARKED ]; then
     echo MARKED | dd of=/dev/vda conv=fsync 2>/dev/null
+    echo MARKED | dd of=/dev/vdb conv=fsync 2>/dev/null
     reboot -f
 fi
 echo "processors $(grep -c ^processor /proc/cpuinfo)"
@@ -131,6 +133,17 @@ fn a_guest_boots_resets_listens_to_its_button_and_powers_off() {
     let path = |name: &str| dir.path().join(name);
     std::fs::write(path("initrd"), initramfs::with_init(busybox, INIT)).unwrap();
     std::fs::write(path("disk"), vec![0; 1 << 20]).unwrap();
+    // An image over a file that is not to change.
+    let mut below = vec![0; 1 << 20];
+    below[51_200..51_204].copy_from_slice(b"BASE");
+    std::fs::write(path("base"), &below).unwrap();
+    let made = Command::new("qemu-img")
+        .args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b", "base"])
+        .arg(path("image"))
+        .output();
+    if !made.is_ok_and(|made| made.status.success()) {
+        return skip("no qemu-img (apt-get install qemu-utils)");
+    }
     let mut child = Command::new(binary)
         .arg("run")
         .args(["--memory", "256", "--on-reset", "restart", "--uuid", UUID])
@@ -141,6 +154,8 @@ fn a_guest_boots_resets_listens_to_its_button_and_powers_off() {
         .arg(path("initrd"))
         .arg("--disk")
         .arg(format!("path={}", path("disk").display()))
+        .arg("--disk")
+        .arg(format!("path={},format=qcow2", path("image").display()))
         .arg("--console")
         .arg(format!("socket={}", path("console").display()))
         .arg("--control")
@@ -160,6 +175,11 @@ fn a_guest_boots_resets_listens_to_its_button_and_powers_off() {
 
     let mut console = Console::connect(&path("console"));
     console.wait_for("disk says");
+    let line = console.wait_for("image says");
+    assert!(
+        line.contains("MARKED, BASE"),
+        "the first boot's write: {line}"
+    );
     let line = console.wait_for("disk says");
     assert!(line.contains("MARKED"), "the first boot's write: {line}");
     assert!(console.wait_for("processors").contains("processors 1"));
@@ -185,6 +205,13 @@ fn a_guest_boots_resets_listens_to_its_button_and_powers_off() {
     drop(console);
     let log = log.join().unwrap();
     assert_eq!(status.code(), Some(0), "the machine's log:\n{log}");
+    assert!(
+        std::fs::read(path("base")).unwrap() == below,
+        "what is below was written"
+    );
+    let mut check = Command::new("qemu-img");
+    let checked = check.args(["check", "-q"]).arg(path("image")).status();
+    assert!(checked.unwrap().success(), "the image is damaged");
     for name in ["console", "control"] {
         assert!(UnixStream::connect(path(name)).is_err(), "{name}");
     }

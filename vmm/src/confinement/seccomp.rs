@@ -138,6 +138,8 @@ const TUNSETOFFLOAD: u64 = 0x4004_54D0;
 /// The C library's own signal, whose handler it sets when the first thread is made.
 const SIGSETXID: u64 = 33;
 const FIONBIO: u64 = 0x5421;
+/// `BLKDISCARD` of `linux/fs.h`: a disk that is a block device.
+const BLKDISCARD: u64 = 0x1277;
 /// The terminal's mode: TCGETS, TCSETS, TCSETSW, TCSETSF, TIOCGWINSZ.
 const TERMINAL: &[u64] = &[0x5401, 0x5402, 0x5403, 0x5404, 0x5413];
 
@@ -213,13 +215,13 @@ fn rules(kind: ThreadKind) -> io::Result<Rules> {
     match kind {
         ThreadKind::Device => {
             rules = with(rules, DEVICE);
-            add_requests(&mut rules, [FIONBIO].into_iter())?;
+            add_requests(&mut rules, [FIONBIO, BLKDISCARD].into_iter())?;
         }
         ThreadKind::Vcpu => {
             rules = with(with(rules, DEVICE), VCPU);
             add_threads(&mut rules)?;
             add_kvm(&mut rules, KVM_WHILE_RUNNING)?;
-            add_requests(&mut rules, [TUNSETOFFLOAD, FIONBIO].into_iter())?;
+            add_requests(&mut rules, [TUNSETOFFLOAD, FIONBIO, BLKDISCARD].into_iter())?;
         }
         ThreadKind::Console => {
             rules = with(rules, CLIENTS);
@@ -241,7 +243,7 @@ fn rules(kind: ThreadKind) -> io::Result<Rules> {
             add_threads(&mut rules)?;
             let any_kvm = condition(1, SeccompCmpOp::MaskedEq(0xff00), KVMIO)?;
             add(&mut rules, libc::SYS_ioctl, any_kvm);
-            let others = [TUNSETOFFLOAD, FIONBIO].iter().chain(TERMINAL);
+            let others = [TUNSETOFFLOAD, FIONBIO, BLKDISCARD].iter().chain(TERMINAL);
             add_requests(&mut rules, others.copied())?;
             add(&mut rules, libc::SYS_kill, own()?);
             let first_thread = condition(0, SeccompCmpOp::Eq, SIGSETXID)?;

@@ -73,6 +73,27 @@ fn one_virtual_machine_at_a_time_writes_a_disk() {
     assert!(matches!(error, Some(DiskError::Empty { .. })));
 }
 
+/// Guards the host's files: an image names others, so only who starts the machine says that a
+/// disk is one, never what is on the disk.
+#[test]
+fn a_disk_that_only_looks_like_qcow2_is_refused() {
+    let file = NamedTempFile::new().unwrap();
+    let mut bytes = vec![0; 4096];
+    bytes[..4].copy_from_slice(&qcow2::MAGIC);
+    std::fs::write(file.path(), &bytes).unwrap();
+    let open = |format| Disk::open(file.path(), false, format);
+    let error = open(None).err().unwrap();
+    assert!(matches!(error, DiskError::LooksLikeQcow2 { .. }));
+    assert!(error.remedy().contains("format=qcow2"));
+    assert_eq!(open(Some(Format::Raw)).unwrap().sectors(), 8);
+    assert!(matches!(
+        open(Some(Format::Qcow2)),
+        Err(DiskError::Qcow2(_))
+    ));
+    std::fs::write(file.path(), vec![0; 4096]).unwrap();
+    assert_eq!(open(None).unwrap().sectors(), 8);
+}
+
 #[test]
 fn an_incomplete_last_sector_is_left_out() {
     assert_eq!(raw(1500).1.sectors(), 2);

@@ -9,6 +9,7 @@
 //! - When the last user of a disk is gone, everything written is on stable storage, or the
 //!   log says why not.
 
+pub mod qcow2;
 mod raw;
 
 use std::io;
@@ -78,6 +79,15 @@ fn in_pieces(
     Ok(())
 }
 
+/// How a disk's blocks are kept in its file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// One after the other.
+    Raw,
+    /// As QEMU does ([`qcow2`]).
+    Qcow2,
+}
+
 /// Why a disk could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum DiskError {
@@ -96,6 +106,15 @@ pub enum DiskError {
         /// The disk's path.
         path: PathBuf,
     },
+    /// A disk that was not said to be qcow2 begins as one.
+    #[error("{} begins like a qcow2 image, and is not said to be one", path.display())]
+    LooksLikeQcow2 {
+        /// The disk's path.
+        path: PathBuf,
+    },
+    /// A qcow2 image, or one of its backing files.
+    #[error(transparent)]
+    Qcow2(#[from] qcow2::Qcow2Error),
     /// The disk holds not even one sector.
     #[error("{} is smaller than a sector of 512 bytes", path.display())]
     Empty {
@@ -115,6 +134,12 @@ impl DiskError {
                 "stop the process that uses {} (`fuser {0}` names it) or use a copy",
                 path.display()
             ),
+            Self::LooksLikeQcow2 { .. } => {
+                "give format=qcow2; or format=raw, if it is a disk whose \
+                 guest keeps such an image on it"
+                    .into()
+            }
+            Self::Qcow2(error) => error.remedy(),
             Self::Empty { path } => format!("check that {} is the disk image", path.display()),
         }
     }
@@ -150,6 +175,34 @@ impl Disk {
     /// machines (shared when read-only). The lock ends with the disk.
     pub fn open_raw(path: &Path, read_only: bool) -> Result<Self, DiskError> {
         Self::new(Box::new(Raw::open(path, read_only)?), path, read_only)
+    }
+
+    /// Opens the disk at `path`. Without a format it is raw: what a guest writes must never make
+    /// the host open other files, so a disk that only looks like qcow2 is refused.
+    pub fn open(path: &Path, read_only: bool, format: Option<Format>) -> Result<Self, DiskError> {
+        match format {
+            Some(Format::Qcow2) => {
+                let image = qcow2::Image::open(path, read_only)?;
+                Self::new(Box::new(image), path, read_only)
+            }
+            Some(Format::Raw) => Self::open_raw(path, read_only),
+            None => {
+                let disk = Self::open_raw(path, read_only)?;
+                let mut first = [0; 4];
+                disk.backend
+                    .read_at(&mut first, 0)
+                    .map_err(|source| DiskError::Open {
+                        path: path.to_owned(),
+                        source,
+                    })?;
+                match first == qcow2::MAGIC {
+                    true => Err(DiskError::LooksLikeQcow2 {
+                        path: path.to_owned(),
+                    }),
+                    false => Ok(disk),
+                }
+            }
+        }
     }
 
     /// A disk whose blocks are in `backend`; `path` names it to the operator.
