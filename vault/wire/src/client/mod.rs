@@ -45,6 +45,37 @@ pub struct Welcome {
     pub epoch: u64,
 }
 
+/// To the greeting, and to what was asked with it.
+type Answers = (Response, Option<Response>);
+
+/// A connection whose greeting may have been answered.
+struct Greeted {
+    endpoint: Endpoint,
+    connection: Connection,
+    vault: Arc<str>,
+}
+
+impl Greeted {
+    fn welcomed(self, answer: Response) -> Result<VaultConnection, ClientError> {
+        let Response::Welcome {
+            vault, now, epoch, ..
+        } = answer
+        else {
+            return Err(unexpected(&answer));
+        };
+        Ok(VaultConnection {
+            endpoint: self.endpoint,
+            connection: self.connection,
+            vault: self.vault,
+            welcome: Welcome {
+                vault,
+                clock_ahead: now.as_millis().saturating_sub(Timestamp::now().as_millis()),
+                epoch,
+            },
+        })
+    }
+}
+
 /// A connection to a vault. Clones share it.
 #[derive(Clone)]
 pub struct VaultConnection {
@@ -57,8 +88,7 @@ pub struct VaultConnection {
 impl VaultConnection {
     /// Connects as an enrolled agent or recovery site.
     pub async fn connect(enrollment: &Enrollment) -> Result<Self, ClientError> {
-        let (connection, ()) = Self::greet(enrollment, async |_, _| Ok(())).await?;
-        Ok(connection)
+        Ok(Self::greet(enrollment, None).await?.0)
     }
 
     /// Connects and asks `first` together with the greeting, which saves a round trip.
@@ -66,17 +96,33 @@ impl VaultConnection {
         enrollment: &Enrollment,
         first: &Request,
     ) -> Result<(Self, Response), ClientError> {
-        Self::greet(enrollment, async |connection, vault| {
-            exchange(connection, vault, first).await
-        })
-        .await
+        let (connection, answer) = Self::greet(enrollment, Some(first)).await?;
+        let unanswered = || ClientError::Protocol("a question without an answer".into());
+        Ok((connection, answer.ok_or_else(unanswered)?))
     }
 
-    /// Connects, and greets while `first` is done.
-    async fn greet<T>(
+    /// Connects, and greets while `first` is asked. A vault that was there and is started anew just
+    /// then is greeted once more.
+    async fn greet(
         enrollment: &Enrollment,
-        first: impl AsyncFnOnce(&Connection, &str) -> Result<T, ClientError>,
-    ) -> Result<(Self, T), ClientError> {
+        first: Option<&Request>,
+    ) -> Result<(Self, Option<Response>), ClientError> {
+        let (connection, answers) = Self::ask_first(enrollment, first).await?;
+        let (connection, (welcome, answer)) = match answers {
+            Err(error) if error.is_transient() => {
+                let (connection, answers) = Self::ask_first(enrollment, first).await?;
+                (connection, answers?)
+            }
+            answers => (connection, answers?),
+        };
+        Ok((connection.welcomed(welcome)?, answer))
+    }
+
+    /// A connection, and what came of the greeting and of `first`.
+    async fn ask_first(
+        enrollment: &Enrollment,
+        first: Option<&Request>,
+    ) -> Result<(Greeted, Result<Answers, ClientError>), ClientError> {
         let credentials = enrollment.credentials()?;
         let tls = tls::client_config(enrollment.authority()?.into(), &credentials)
             .map_err(|e| ClientError::Credentials(e.to_string()))?;
@@ -85,30 +131,20 @@ impl VaultConnection {
         let hello = Request::Hello {
             software: SOFTWARE.into(),
         };
-        let (greeted, first) = tokio::join!(
-            exchange(&connection, &vault, &hello),
-            first(&connection, &vault)
-        );
-        let welcome = match greeted? {
-            Response::Welcome {
-                vault, now, epoch, ..
-            } => {
-                let clock_ahead = now.as_millis().saturating_sub(Timestamp::now().as_millis());
-                Welcome {
-                    vault,
-                    clock_ahead,
-                    epoch,
-                }
+        let asked = async {
+            match first {
+                Some(first) => exchange(&connection, &vault, first).await.map(Some),
+                None => Ok(None),
             }
-            other => return Err(unexpected(&other)),
         };
-        let connection = Self {
+        let (welcome, answer) = tokio::join!(exchange(&connection, &vault, &hello), asked);
+        let answers = welcome.and_then(|welcome| Ok((welcome, answer?)));
+        let connection = Greeted {
             endpoint,
             connection,
             vault,
-            welcome,
         };
-        Ok((connection, first?))
+        Ok((connection, answers))
     }
 
     /// What the vault said of itself.
