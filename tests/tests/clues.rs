@@ -236,6 +236,37 @@ fn what_did_not_change_is_not_read() {
     assert_eq!(bench.proven()["tracking"][0]["read"], "all");
 }
 
+/// Guards what btrfs writes in place, with nothing else changed near it: files without checksums,
+/// and room that was reserved.
+fn what_is_written_in_place_is_read() {
+    let bench = Bench::new(7);
+    let length = 24 * MIB;
+    let mount = bench.mount();
+    let (plain, reserved) = (mount.path().join("plain"), mount.path().join("reserved"));
+    let file = File::create(&plain).unwrap_or_else(|e| panic!("{e}"));
+    run("chattr", &["+C", &plain.to_string_lossy()]);
+    noise(&file, 0, length as usize, 1);
+    drop(file);
+    let long = length.to_string();
+    run("fallocate", &["-l", &long, &reserved.to_string_lossy()]);
+    // Behind them, with checksums.
+    let behind = File::create(mount.path().join("behind"));
+    noise(&behind.unwrap_or_else(|e| panic!("{e}")), 0, 60 << 20, 2);
+    drop(mount);
+    bench.proven();
+    for round in 0..2 {
+        let mount = bench.mount();
+        for name in ["plain", "reserved"] {
+            let file = OpenOptions::new().write(true).open(mount.path().join(name));
+            let file = file.unwrap_or_else(|e| panic!("{e}"));
+            noise(&file, (9 + round) * MIB, 1 << 20, 50 + round);
+        }
+        drop(mount);
+        let report = bench.proven();
+        assert_eq!(report["tracking"][0]["read"], "clues", "{report}");
+    }
+}
+
 impl Bench {
     /// The file of the agent's clues.
     fn record(&self) -> PathBuf {
@@ -332,6 +363,11 @@ fn main() {
         .case_with("no changed block is missed, 2", &needs(), || {
             no_changed_block_is_missed(0x517c_c1b7);
         })
+        .case_with(
+            "what is written in place is read",
+            &needs(),
+            what_is_written_in_place_is_read,
+        )
         .case_with(
             "what did not change is not read",
             &needs(),
