@@ -240,18 +240,24 @@ fn what_did_not_change_is_not_read() {
 /// and room that was reserved.
 fn what_is_written_in_place_is_read() {
     let bench = Bench::new(7);
-    let length = 24 * MIB;
+    let length = 16 * MIB;
     let mount = bench.mount();
-    let (plain, reserved) = (mount.path().join("plain"), mount.path().join("reserved"));
-    let file = File::create(&plain).unwrap_or_else(|e| panic!("{e}"));
-    run("chattr", &["+C", &plain.to_string_lossy()]);
-    noise(&file, 0, length as usize, 1);
-    drop(file);
+    let place = |name: &str| mount.path().join(name);
+    let sync = || run("sync", &["-f", &mount.path().to_string_lossy()]);
+    let new = |name: &str| File::create(place(name)).unwrap_or_else(|e| panic!("{e}"));
+    let plain = new("plain");
+    run("chattr", &["+C", &place("plain").to_string_lossy()]);
+    noise(&plain, 0, length as usize, 1);
+    sync();
     let long = length.to_string();
-    run("fallocate", &["-l", &long, &reserved.to_string_lossy()]);
-    // Behind them, with checksums.
-    let behind = File::create(mount.path().join("behind"));
-    noise(&behind.unwrap_or_else(|e| panic!("{e}")), 0, 60 << 20, 2);
+    run(
+        "fallocate",
+        &["-l", &long, &place("reserved").to_string_lossy()],
+    );
+    sync();
+    // Behind them in the same chunk, with checksums: extents before it are known to lack theirs.
+    noise(&new("behind"), 0, 20 << 20, 2);
+    drop(plain);
     drop(mount);
     bench.proven();
     for round in 0..2 {
@@ -259,7 +265,7 @@ fn what_is_written_in_place_is_read() {
         for name in ["plain", "reserved"] {
             let file = OpenOptions::new().write(true).open(mount.path().join(name));
             let file = file.unwrap_or_else(|e| panic!("{e}"));
-            noise(&file, (9 + round) * MIB, 1 << 20, 50 + round);
+            noise(&file, (7 + round) * MIB, 1 << 20, 50 + round);
         }
         drop(mount);
         let report = bench.proven();
