@@ -11,7 +11,7 @@
 //! * [`reboot`]: how they outlive a clean restart of the server.
 //! * [`clues`]: what is believed of btrfs where the kernel cannot mark.
 //! * [`device`]: which disk it is. `trust`: whether marks are all that changed. [`Tracking`]:
-//!   what a run may believe.
+//!   what a run may believe; [`Standing`]: how that stands; [`Unmarked`]: what proves it wrong.
 //!
 //! Invariants:
 //! * A write is marked before its request reaches the disk, and again when it is completed: marks
@@ -37,24 +37,27 @@ mod programs;
 pub mod reboot;
 pub mod record;
 mod shared;
+mod standing;
 mod trust;
+mod unmarked;
 
-use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use relevo_wire::{PointId, Timestamp};
-use serde::Serialize;
 
 use crate::disk::Disk;
 use crate::used::Survey;
 use clues::Clues;
-use device::{Device, boot_id};
+use device::Device;
 use grains::Grains;
 use probe::Probe;
 use record::Record;
-use trust::{grounds, taken, trusted};
+use trust::{grounds, taken};
+
+pub use standing::{Standing, standing};
+pub use unmarked::Unmarked;
 
 /// What a run may believe of a disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -378,108 +381,6 @@ impl Kept {
     fn still_at_work(&self, disk: &Disk) -> Result<(), String> {
         let device = Device::of(disk.path())?;
         grounds(&self.record.facts, &device).map(|_| ())
-    }
-}
-
-/// Spans that had changed without being marked.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Unmarked {
-    /// How many.
-    pub count: u64,
-    /// Where the first ones lie on the disk, in bytes; those that adjoin are one.
-    pub ranges: Vec<Range<u64>>,
-}
-
-impl Unmarked {
-    /// So many ranges are named.
-    const NAMED: usize = 16;
-
-    fn tell(&self, disk: &Disk, what: &str) {
-        tracing::error!(
-            "{}: {what}: this image is right, since all was read; from now on all is read, until \
-             'relevo-agent tracking reset'. Please report this with the kernel's release",
-            disk.path().display()
-        );
-    }
-
-    fn add(&mut self, span: Range<u64>) {
-        self.count += 1;
-        if let Some(last) = self.ranges.last_mut()
-            && last.end == span.start
-        {
-            last.end = span.end;
-        } else if self.ranges.len() < Self::NAMED {
-            self.ranges.push(span);
-        }
-    }
-}
-
-impl fmt::Display for Unmarked {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} spans", self.count)?;
-        for (at, range) in self.ranges.iter().enumerate() {
-            let before = if at == 0 { " (bytes " } else { ", " };
-            write!(f, "{before}{}..{}", range.start, range.end)?;
-        }
-        match self.ranges.len() {
-            0 => Ok(()),
-            Self::NAMED => f.write_str(" and maybe more)"),
-            _ => f.write_str(")"),
-        }
-    }
-}
-
-/// How a disk's tracking stands.
-#[derive(Clone, Debug, Serialize)]
-pub struct Standing {
-    /// Why the next run reads all of it; none when it need not.
-    pub doubt: Option<String>,
-    /// Bytes in the grains that are marked.
-    pub marked_bytes: u64,
-    /// The point from which on changes are known.
-    pub base: Option<PointId>,
-    /// When the whole disk was last compared.
-    pub compared: Option<Timestamp>,
-}
-
-/// Looks, and changes nothing.
-pub fn standing(dir: &Path, disk: &Disk) -> Standing {
-    let clues = clues::stands(&dir.join(clues_name(disk.name())));
-    let none = |doubt: String| Standing {
-        doubt: Some(match clues {
-            true => format!("{doubt}; but of btrfs only what it says has changed"),
-            false => doubt,
-        }),
-        marked_bytes: 0,
-        base: None,
-        compared: None,
-    };
-    let device = match Device::of(disk.path()) {
-        Ok(device) => device,
-        Err(reason) => return none(reason),
-    };
-    let kept = Record::read(&dir.join(file_name(disk.name())));
-    let kept = match kept {
-        Ok(Some(kept)) => kept,
-        Ok(None) => return none("no run has begun to track it".into()),
-        Err(error) => return none(error.to_string()),
-    };
-    let facts = kept.facts.clone();
-    let boot = boot_id().unwrap_or_default();
-    let (doubt, marked_bytes) = match trusted(Some(kept), &device, &boot, facts.base, dir) {
-        Ok((probe, mut record)) => {
-            if let Some(marks) = probe.peek() {
-                record.changed.merge(&marks);
-            }
-            (None, record.changed.bytes())
-        }
-        Err(doubt) => (Some(doubt), 0),
-    };
-    Standing {
-        doubt,
-        marked_bytes,
-        base: facts.base,
-        compared: facts.compared,
     }
 }
 
