@@ -6,7 +6,8 @@ mod tiny_guest;
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::net::UnixStream;
-use std::process::{Output, Stdio};
+use std::path::Path;
+use std::process::{Child, ChildStdout, Output, Stdio};
 
 use api_client::request;
 use tiny_guest::*;
@@ -51,6 +52,19 @@ fn a_second_processor_starts_and_can_end_the_machine() {
     }
 }
 
+/// A machine whose guest runs, and does nothing any more; and its console.
+fn hanging(dir: &Path, socket: &Path) -> (Child, BufReader<ChildStdout>) {
+    let mut child = command(dir, HANG, &["--console", "stdio", "--control"])
+        .arg(socket)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // The guest runs once it has written; the machine takes commands since before.
+    let mut console = BufReader::new(child.stdout.take().unwrap());
+    assert_eq!(console.fill_buf().unwrap(), b"!");
+    (child, console)
+}
+
 #[test]
 fn a_guest_that_hangs_can_be_stopped_by_socket_and_by_signal() {
     if !has_kvm() {
@@ -59,14 +73,7 @@ fn a_guest_that_hangs_can_be_stopped_by_socket_and_by_signal() {
     for by_signal in [false, true] {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("control");
-        let mut child = command(dir.path(), HANG, &["--console", "stdio", "--control"])
-            .arg(&socket)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        // The guest runs once it has written; the machine takes commands since before.
-        let mut written = BufReader::new(child.stdout.take().unwrap());
-        assert_eq!(written.fill_buf().unwrap(), b"!");
+        let (mut child, _console) = hanging(dir.path(), &socket);
         if by_signal {
             // SAFETY: the process is a child of ours that has not been waited for.
             assert_eq!(unsafe { libc::kill(child.id() as i32, libc::SIGTERM) }, 0);
@@ -86,13 +93,7 @@ fn the_operators_reset_ends_with_3() {
     }
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("control");
-    let mut child = command(dir.path(), HANG, &["--console", "stdio", "--control"])
-        .arg(&socket)
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut written = BufReader::new(child.stdout.take().unwrap());
-    assert_eq!(written.fill_buf().unwrap(), b"!");
+    let (mut child, _console) = hanging(dir.path(), &socket);
     assert_eq!(request(&socket, "PUT", "/machine/reset").0, 204);
     assert_eq!(child.wait().unwrap().code(), Some(3));
 }

@@ -9,6 +9,7 @@
 //! - When the last user of a disk is gone, everything written is on stable storage, or the
 //!   log says why not.
 
+mod lock;
 pub mod qcow2;
 mod raw;
 
@@ -130,10 +131,7 @@ impl DiskError {
             Self::Open { path, .. } => {
                 format!("check that {} exists and may be opened", path.display())
             }
-            Self::InUse { path } => format!(
-                "stop the process that uses {} (`fuser {0}` names it) or use a copy",
-                path.display()
-            ),
+            Self::InUse { path } => lock::remedy(path),
             Self::LooksLikeQcow2 { .. } => {
                 "give format=qcow2; or format=raw, if it is a disk whose \
                  guest keeps such an image on it"

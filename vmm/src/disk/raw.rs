@@ -1,12 +1,12 @@
 //! A raw image file, or a block device of this host.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::Path;
 
-use super::{Backend, DiskError};
+use super::{Backend, DiskError, lock};
 use crate::buffers::Buffers;
 
 /// `BLKDISCARD` of `linux/fs.h`.
@@ -31,19 +31,9 @@ impl Raw {
             .write(!read_only)
             .open(path)
             .map_err(failed)?;
-        let lock = if read_only {
-            file.try_lock_shared()
-        } else {
-            file.try_lock()
-        };
-        match lock {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(DiskError::InUse {
-                    path: path.to_owned(),
-                });
-            }
-            Err(TryLockError::Error(source)) => return Err(failed(source)),
+        if !lock::lock(&file, read_only).map_err(failed)? {
+            let path = path.to_owned();
+            return Err(DiskError::InUse { path });
         }
         let size = file.seek(SeekFrom::End(0)).map_err(failed)?;
         let is_device = file

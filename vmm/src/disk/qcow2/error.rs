@@ -5,6 +5,7 @@ use std::io;
 use std::path::PathBuf;
 
 use super::overlap::Role;
+use crate::disk::lock;
 
 /// Why an image could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -110,10 +111,7 @@ impl Qcow2Error {
             Self::Open { path, .. } => {
                 format!("check that {} is whole and may be opened", path.display())
             }
-            Self::InUse { path } => format!(
-                "stop the process that uses {} (`fuser {0}` names it) or use a copy",
-                path.display()
-            ),
+            Self::InUse { path } => lock::remedy(path),
             Self::NotAFile { path } => format!("check that {} is the disk image", path.display()),
             Self::NotQcow2 { .. } => "give format=raw if it is a raw image".to_owned(),
             Self::Unsupported { path, .. } => format!(

@@ -1,6 +1,6 @@
 //! The file under an image.
 
-use std::fs::{File, Metadata, OpenOptions, TryLockError};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::error::{Damage, Qcow2Error};
 use super::header::Geometry;
+use crate::disk::lock;
 
 /// What holds an image's bytes. Offsets and lengths are in bytes.
 pub trait Storage: Send + Sync {
@@ -105,18 +106,11 @@ pub(super) fn open_locked(path: &Path, read_only: bool) -> Result<(File, Identit
         let path = path.to_owned();
         return Err(Qcow2Error::NotAFile { path });
     }
-    let lock = if read_only {
-        file.try_lock_shared()
-    } else {
-        file.try_lock()
-    };
-    match lock {
-        Ok(()) => Ok((file, Identity::of(&facts))),
-        Err(TryLockError::WouldBlock) => Err(Qcow2Error::InUse {
-            path: path.to_owned(),
-        }),
-        Err(TryLockError::Error(source)) => Err(failed(source)),
+    if !lock::lock(&file, read_only).map_err(failed)? {
+        let path = path.to_owned();
+        return Err(Qcow2Error::InUse { path });
     }
+    Ok((file, Identity::of(&facts)))
 }
 
 /// An image's storage, read and written by clusters and tables.
